@@ -225,12 +225,12 @@ def probe(
         h, w = _upright(frame).shape[:2]
         return Video(Path(path), track.seconds, track.duration, h, w, frame.rotation)
 
-# %% ../nbs/01_sampling.ipynb #d9721022
+# %% ../nbs/01_sampling.ipynb #aecdf79d
 @dataclass
 class Clip:
     "Sampled frames and where they come from."
-    frames:torch.Tensor # uint8 [T,3,size,size]
-    times:np.ndarray # float64 [T], the instants looked at, in seconds
+    frames_TCHW:torch.Tensor # uint8 [T,3,size,size]
+    times_T:np.ndarray # float64 [T], the instants looked at, in seconds
     indices:np.ndarray # int64 [T], the number of the frame shown then; repeats in short clips
 
 # %% ../nbs/01_sampling.ipynb #f1ade1f0

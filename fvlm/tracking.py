@@ -188,11 +188,14 @@ def finish(self:Tracker,
     self.mirror = None
     return result
 
-# %% ../nbs/11_tracking.ipynb #fbde4482
+# %% ../nbs/11_tracking.ipynb #99a8bd41
 class _Lines:
-    "A file for tqdm that turns each redrawn bar into a line."
+    "A file for tqdm that turns each redrawn bar into a line; the same line is not said twice."
+    said = ''
     def write(self, text):
-        if text.strip(): print(' '.join(text.split()), file=sys.stderr)
+        text = ' '.join(text.split())
+        if text and text!=self.said: print(text, file=sys.stderr)
+        self.said = text or self.said
     def flush(self): sys.stderr.flush()
 
 # %% ../nbs/11_tracking.ipynb #50fcb67e
