@@ -53,7 +53,7 @@ class LearningRates:
     vision:float=1e-5 # the ViT
     language:float=1e-5 # the LLM
 
-# %% ../nbs/00_config.ipynb #30e03cfc
+# %% ../nbs/00_config.ipynb #6dbb90ba
 @dataclass(frozen=True)
 class TrainConfig:
     "How the parameters move."
@@ -66,6 +66,7 @@ class TrainConfig:
     final_lr:float=0.1 # cosine: last rate as a share of the peak; converging: the rate where all groups meet
     weight_decay:float=0.01 # of AdamW; never on biases, norms and queries
     clip:float=1.0 # largest norm of the gradient; 0: no clipping
+    refine:float=0.0 # share of the updates whose fine pass looks twice, so that autoregression is no surprise
     precision:Literal["auto","fp32","bf16"]="auto" # of the computation; the weights stay fp32
     workers:int=0 # data processes
     seed:int=0 # of weights and data order
@@ -127,18 +128,18 @@ def flat(
         found |= flat(value, f'{prefix}{key}.') if isinstance(value, dict) and value else {f'{prefix}{key}':value}
     return found
 
-# %% ../nbs/00_config.ipynb #0f05ec70
+# %% ../nbs/00_config.ipynb #02536aba
 _SOME, _MORE, _SHARE = (1, math.inf), (0, math.inf), (0, 1)
 _RANGES = {
     'model.tokens_per_frame':_SOME, 'model.lambda_coarse':_MORE,
     'data.frame_size':_SOME, 'data.image_frames':_SOME, 'data.max_tokens':_SOME, 'data.max_samples':_MORE,
     'train.steps':_SOME, 'train.batch_size':_SOME, 'train.accumulate':_SOME,
     'train.lr.connector':_SHARE, 'train.lr.vision':_SHARE, 'train.lr.language':_SHARE,
-    'train.warmup':_SHARE, 'train.final_lr':_SHARE, 'train.weight_decay':_SHARE, 'train.clip':_MORE,
+    'train.warmup':_SHARE, 'train.final_lr':_SHARE, 'train.weight_decay':_SHARE, 'train.clip':_MORE, 'train.refine':_SHARE,
     'train.workers':_MORE, 'train.seed':_MORE, 'train.log_every':_SOME, 'train.eval_every':_MORE,
     'train.save_every':_MORE, 'train.keep':_SOME, 'eval.samples':_SOME}
 
-# %% ../nbs/00_config.ipynb #01eeb4cb
+# %% ../nbs/00_config.ipynb #3bf0cb51
 def _conflicts(
     c:'Config', # all ranges are already fine
 )->Iterator[tuple[bool,str]]: # is it wrong, and what to say
@@ -150,6 +151,7 @@ def _conflicts(
     yield side**2!=m.tokens_per_frame, f"model.tokens_per_frame={m.tokens_per_frame} is no square number; a grid has as many rows as columns, so take {side**2} or {(side+1)**2}"
     yield m.query_weights=='own' and m.read!='deep', f"model.query_weights=own needs model.read=deep; with {m.read} no query goes through the ViT's layers"
     yield m.lambda_coarse>0 and not fine, "model.lambda_coarse is for model.train_mode=fine; a coarse model has the coarse loss already"
+    yield t.refine>0 and not fine, "train.refine is for model.train_mode=fine; a coarse model has no fine pass to repeat"
     yield m.first_query=='init' and not fine, "model.first_query=init is for model.train_mode=fine; a coarse model makes no queries"
     yield len(set(m.frozen))<len(m.frozen), f"model.frozen names a group twice: {', '.join(m.frozen)}"
     yield len(m.frozen)==3, "model.frozen names every group; nothing is left to train"

@@ -90,7 +90,7 @@ def find_slots(
     before = place_Mk[:,0]-1
     return Slots(row_M, place_Mk, (before<0)|~is_frame[row_M, before.clamp(min=0)], frame_index_BT[frame_index_BT>=0])
 
-# %% ../nbs/07_model.ipynb #ff38c1e1
+# %% ../nbs/07_model.ipynb #e808b827
 class FoveatedVLM(PreTrainedModel, GenerationMixin):
     "A vision-language model with one looked-for token per frame."
     config: FoveatedConfig
@@ -125,6 +125,7 @@ class FoveatedVLM(PreTrainedModel, GenerationMixin):
         mode=None, # coarse, fine or auto; default what the model was trained for
         num_items_in_batch=None, # supervised tokens of the global batch; default of this one
         coarse_length=None, # how far the coarse pass must run; the last frame's place
+        fine_passes=1, # how often the fine pass looks; each further pass starts from what the one before saw
         looks=False, # also return the attention of every look
         mm_encoder_outputs=None, # frames already encoded by `get_video_features`
         past_key_values=None, use_cache=None, logits_to_keep=0, attention_mask=None, **kwargs,
@@ -141,7 +142,7 @@ class FoveatedVLM(PreTrainedModel, GenerationMixin):
             slots = find_slots(input_ids, frame_index, self.config.frame_token_id, self.config.tokens_per_frame)
             enc = enc or self.get_video_features(pixel_values_videos, maps=looks and mode=='coarse')
             see = dict(coarse=self.see_coarse, fine=self.see_fine, auto=self.see_auto)[mode]
-            hidden, cache = see(text, slots, enc, out, labels=labels, n=coarse_length, looks=looks, cache=past_key_values, use_cache=use_cache)
+            hidden, cache = see(text, slots, enc, out, labels=labels, n=coarse_length, passes=fine_passes, looks=looks, cache=past_key_values, use_cache=use_cache)
         out.hidden_BSH, out.past_key_values = hidden, cache
         if labels is None: 
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -247,22 +248,24 @@ def see_coarse(self:FoveatedVLM, text, slots, enc, out, looks=False, cache=None,
     out.token_MH = rearrange(token_MkH, 'm k h -> (m k) h')
     return self.think(self.put(text, slots, token_MkH), cache, use_cache)
 
-# %% ../nbs/07_model.ipynb #33f83086
+# %% ../nbs/07_model.ipynb #626ddb6b
 @patch
-def see_fine(self:FoveatedVLM, text, slots, enc, out, labels=None, n=None, looks=False, cache=None, use_cache=None):
+def see_fine(self:FoveatedVLM, text, slots, enc, out, labels=None, n=None, passes=1, looks=False, cache=None, use_cache=None):
     "A coarse pass makes the queries, a second pass reads what they found."
     scored = labels is not None and self.config.lambda_coarse>0
     n = text.shape[1] if scored else (n or int(slots.place_Mk.max()))
     place, row = slots.place_Mk[:,0], slots.row_M
-    coarse = self.put(text, slots, self.visual_tokens(self.static_tokens(enc))[slots.frame_M.to(text.device)])
-    hidden, _ = self.think(coarse[:,:max(n,1)])
-    if scored: out.coarse_sum, _ = self.loss_of(hidden, labels)
-    out.query_MQ = self.make_queries(hidden[row, (place-1).clamp(min=0)], slots.first_M, place)
-    maps = [] if looks else None
-    found = read_slots(self.reader, self.vision, enc, self.query_in(out.query_MQ), slots.frame_M, maps)
-    out.token_MH = self.visual_tokens(found)
+    token_MkH = self.visual_tokens(self.static_tokens(enc))[slots.frame_M.to(text.device)]
+    for i in range(passes):
+        hidden, _ = self.think(self.put(text, slots, token_MkH)[:,:max(n,1)])
+        if scored and i==0: out.coarse_sum, _ = self.loss_of(hidden, labels)
+        out.query_MQ = self.make_queries(hidden[row, (place-1).clamp(min=0)], slots.first_M, place)
+        maps = [] if looks else None
+        found = read_slots(self.reader, self.vision, enc, self.query_in(out.query_MQ), slots.frame_M, maps)
+        token_MkH = rearrange(self.visual_tokens(found), 'm h -> m 1 h')
+    out.token_MH = token_MkH[:,0]
     if looks: out.looks_MLhN = rearrange(maps, 'l m h n -> m l h n')
-    return self.think(self.put(text, slots, out.token_MH[:,None]), cache, use_cache)
+    return self.think(self.put(text, slots, token_MkH), cache, use_cache)
 
 # %% ../nbs/07_model.ipynb #9251afe9
 @patch
