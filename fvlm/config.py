@@ -17,7 +17,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 from fastcore.docments import docments
 from jsonargparse import ArgumentError, ArgumentParser
 
-# %% ../nbs/00_config.ipynb #b6f3426f
+# %% ../nbs/00_config.ipynb #dd221034
 @dataclass(frozen=True)
 class ModelConfig:
     "What the model is and how it looks at a frame."
@@ -27,6 +27,7 @@ class ModelConfig:
     read:Literal["deep","shallow","grid","cls","mean","random"]="deep" # how a frame becomes tokens
     query_weights:Literal["shared","own"]="shared" # the query uses the ViT's layers or a trainable copy of them
     first_query:Literal["context","init"]="context" # the first frame's query comes from the text before it or is learned
+    visual_gain:float=1.0 # spread of visual tokens at the start, in units of the text embeddings' spread
     tokens_per_frame:int=1 # visual tokens per frame; a square number, above 1 for `grid` alone
     train_mode:Literal["fine","coarse"]="fine" # two passes with made queries, or one with the static query
     lambda_coarse:float=0.0 # weight of a loss on the coarse pass
@@ -128,10 +129,10 @@ def flat(
         found |= flat(value, f'{prefix}{key}.') if isinstance(value, dict) and value else {f'{prefix}{key}':value}
     return found
 
-# %% ../nbs/00_config.ipynb #02536aba
+# %% ../nbs/00_config.ipynb #60520e20
 _SOME, _MORE, _SHARE = (1, math.inf), (0, math.inf), (0, 1)
 _RANGES = {
-    'model.tokens_per_frame':_SOME, 'model.lambda_coarse':_MORE,
+    'model.tokens_per_frame':_SOME, 'model.lambda_coarse':_MORE, 'model.visual_gain':_MORE,
     'data.frame_size':_SOME, 'data.image_frames':_SOME, 'data.max_tokens':_SOME, 'data.max_samples':_MORE,
     'train.steps':_SOME, 'train.batch_size':_SOME, 'train.accumulate':_SOME,
     'train.lr.connector':_SHARE, 'train.lr.vision':_SHARE, 'train.lr.language':_SHARE,

@@ -331,11 +331,12 @@ def _expand_inputs_for_generation(self:FoveatedVLM, expand_size=1, is_encoder_de
     input_ids, kwargs = GenerationMixin._expand_inputs_for_generation(self, expand_size, is_encoder_decoder, input_ids, **kwargs)
     return input_ids, {**kwargs, **shared}
 
-# %% ../nbs/07_model.ipynb #19ec2051
+# %% ../nbs/07_model.ipynb #ca834686
 @patch(cls_method=True)
 def from_backbones(cls:FoveatedVLM,
     vision:str, # hub name or folder of a ViT, such as `facebook/dinov2-small`
     language:str, # hub name or folder of an LLM, such as `HuggingFaceTB/SmolLM2-135M-Instruct`
+    visual_gain:float=1., # spread of visual tokens, in units of the text embeddings' spread
     **options, # fields of `FoveatedConfig`
 )->tuple: # model and tokenizer
     "A new model from two pretrained backbones."
@@ -348,7 +349,7 @@ def from_backbones(cls:FoveatedVLM,
     model.vision, model.language = vit.float(), llm
     model.reader = READERS[model.config.read](model.vision, model.config)
     for p in model.unused_parameters(): p.requires_grad_(False)
-    with torch.no_grad(): model.visual_scale.fill_(llm.get_input_embeddings().weight.std())
+    with torch.no_grad(): model.visual_scale.fill_(visual_gain*llm.get_input_embeddings().weight.std())
     return model, tokenizer
 
 # %% ../nbs/07_model.ipynb #42e056ba

@@ -198,7 +198,7 @@ class _Lines:
         self.said = text or self.said
     def flush(self): sys.stderr.flush()
 
-# %% ../nbs/11_tracking.ipynb #50fcb67e
+# %% ../nbs/11_tracking.ipynb #85b49c23
 def progress(
     total:int, # of units to come
     desc:str, # what is going on
@@ -206,8 +206,8 @@ def progress(
     initial:int=0, # units done already, after a resume
     rank:int=0, # of this process; only 0 shows anything
 )->tqdm: # call `.update(n)`, and `.close()` or use `with`
-    "A bar on a terminal, sparse lines elsewhere, silence in tests."
-    how = dict(total=total, desc=desc, unit=unit, initial=initial, disable=bool(rank or os.environ.get('IN_TEST')))
+    "A bar on a terminal, sparse lines elsewhere, silence in tests and in side processes (`FVLM_QUIET`)."
+    how = dict(total=total, desc=desc, unit=unit, initial=initial, disable=bool(rank or os.environ.get('IN_TEST') or os.environ.get('FVLM_QUIET')))
     if sys.stderr.isatty(): return tqdm(**how, dynamic_ncols=True)
     plain = '{desc}: {n_fmt}/{total_fmt} {unit}s ({percentage:.0f} %), {rate_fmt}, {remaining} left'
     return tqdm(**how, file=_Lines(), mininterval=10, miniters=1, delay=1e-9, bar_format=plain)
