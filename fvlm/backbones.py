@@ -69,7 +69,7 @@ def lesson(
     frame = reduce(s.frames()[0].astype(np.float32), '(h a) (w b) c -> c h w', 'mean', a=2, b=2)
     return frame.round().astype(np.uint8), np.concatenate([seen, mates], -1)
 
-# %% ../nbs/05a_backbones.ipynb #35ccf9d5
+# %% ../nbs/05a_backbones.ipynb #dde8821c
 HEADS = dict(colour=len(COLOURS)+1, kind=len(KINDS), colour_mates=4, kind_mates=4, row=FRAME_SIZE//PATCH, column=FRAME_SIZE//PATCH) # classes
 
 def lesson_losses(

@@ -151,12 +151,13 @@ def _optimizer_plan(
         state.setdefault(place[n], {})[part] = t
     return dict(state=state, param_groups=[{**g, **hyper[names[0]]} for names,g in zip(groups, optimizer.state_dict()['param_groups'])])
 
-# %% ../nbs/10_checkpoint.ipynb #e55b0b6d
+# %% ../nbs/10_checkpoint.ipynb #50b896b3
 def _rng()->dict[str,Tensor]: # `cpu`, and `cuda:0`, … where there are GPUs
     "State of torch's generators."
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {'cpu':torch.get_rng_state(), **{f'cuda:{i}':s for i,s in enumerate(gpus)}}
 
+# %% ../nbs/10_checkpoint.ipynb #62a51514
 def _set_rng(
     states:dict[str,Tensor], # from `_rng`; GPUs that are not here are left out
 )->None:

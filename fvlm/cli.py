@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'load_model', 'Answer', 'answer', 'told', 'as_json', 'Command', 'ask_options', 'ask', 'main']
 
-# %% ../nbs/17_cli.ipynb #e0d5985f
+# %% ../nbs/17_cli.ipynb #1b9e5755
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,6 +13,8 @@ from math import isfinite, prod
 from pathlib import Path
 import json, sys, time
 import numpy as np, torch
+from huggingface_hub.utils import logging as hub_logging
+from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 from . import __version__
@@ -21,7 +23,7 @@ from .looks import Looks, animate, look_at, question_batch, show_looks
 from .model import MODES, FoveatedConfig, FoveatedVLM, checkpoint_folder, load_tokenizer
 from .sampling import load_clip
 
-# %% ../nbs/17_cli.ipynb #9baa2575
+# %% ../nbs/17_cli.ipynb #166c96ca
 def load_model(
     name:str, # `tiny`, a folder, or a name on the hub
 )->tuple: # model in evaluation mode, tokenizer
@@ -29,10 +31,10 @@ def load_model(
     folder = checkpoint_folder(name)
     try:
         kind = FoveatedConfig.get_config_dict(folder)[0].get('model_type')
-        if kind!='fvlm': raise ValueError(f"{name}: a model of kind '{kind}', not 'fvlm'; give a folder that FoveatedVLM.save_pretrained wrote")
-        return FoveatedVLM.from_pretrained(name).eval(), load_tokenizer(name)
-    except OSError as e:
+        if kind=='fvlm': return FoveatedVLM.from_pretrained(name).eval(), load_tokenizer(name)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise FileNotFoundError(f'{name}: no complete model there; give tiny, a folder with model and tokenizer, or a name on the hub (needs a network or a filled cache)') from e
+    raise ValueError(f"{name}: a model of kind '{kind}', not 'fvlm'; give a folder that FoveatedVLM.save_pretrained wrote")
 
 # %% ../nbs/17_cli.ipynb #068471b2
 @dataclass
@@ -75,7 +77,7 @@ def answer(
     return Answer(tokenizer.decode(ids_A, skip_special_tokens=True).strip(), prod(p_A), [(tokenizer.decode([i]), p) for i,p in zip(ids_A.tolist(), p_A)],
         ids_A[-1].item()==end, time.perf_counter()-start, clip.times_T, looks)
 
-# %% ../nbs/17_cli.ipynb #8e325e37
+# %% ../nbs/17_cli.ipynb #fc62e4ac
 def _clock(seconds, tenths=False): # 75.5 -> 1:15 or 1:15.5
     return f'{int(seconds//60)}:{seconds%60:04.1f}' if tenths else f'{int(seconds//60)}:{int(seconds%60):02}'
 
@@ -94,7 +96,7 @@ def told(
     "An answer in words."
     T, p, clock = len(a.times_T), 100*a.probability, lambda s: _clock(s, T>1 and np.diff(a.times_T).min()<.999)
     lines = [a.text or '(nothing)', f'{"sure" if p>=50 else "unsure"}: {p:.0f} %' + ('' if a.ended else f'; cut after {len(a.tokens)} tokens'),
-             f'{T} frame{"s"*(T!=1)} looked at, {clock(a.times_T[0])} to {clock(a.times_T[-1])}, in {a.seconds:.2f} s']
+             f'{T} frame{"s"*(T!=1)} looked at, {clock(a.times_T[0])}' + (f' to {clock(a.times_T[-1])}' if T>1 else '') + f', in {a.seconds:.2f} s']
     if a.looks: lines += [f'  {line}' for line in _places(a, clock)]
     if tiny: lines.append('note: the tiny checkpoint knows nothing but the built-in world of coloured glyphs; about other clips it guesses')
     return '\n'.join(lines)
@@ -171,7 +173,7 @@ def ask(
 
 COMMANDS['ask'] = Command('ask a clip a question', ask_options, ask)
 
-# %% ../nbs/17_cli.ipynb #57d58f5e
+# %% ../nbs/17_cli.ipynb #7180de43
 class _Parser(ArgumentParser):
     "Complains in one line."
     def error(self, message): raise ValueError(f"{message} (see '{self.prog} --help')")
@@ -184,7 +186,7 @@ def main(
     parser.add_argument('--version', action='version', version=f'fvlm {__version__}')
     words = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
     for word, c in COMMANDS.items(): c.options(words.add_parser(word, help=c.help, description=c.help))
-    logging.set_verbosity_error(); logging.disable_progress_bar()
+    logging.set_verbosity_error(); hub_logging.set_verbosity_error(); logging.disable_progress_bar()
     try:
         o = parser.parse_args(argv)
         return COMMANDS[o.command].run(o)

@@ -89,10 +89,11 @@ class LogConfig:
     project:str="foveated-vlm" # name of the wandb project
     wandb:bool=True # mirror to wandb; offline unless WANDB_MODE says otherwise
 
-# %% ../nbs/00_config.ipynb #51c62b0d
+# %% ../nbs/00_config.ipynb #4b190914
 class ConfigError(ValueError):
     "A configuration that cannot be run; the message is one line with the key, the reason and the mend."
 
+# %% ../nbs/00_config.ipynb #2064b3b2
 @dataclass(frozen=True)
 class Config:
     "Everything about one run."

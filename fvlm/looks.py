@@ -241,7 +241,7 @@ def where(self:Looks,
     name = lambda y, x: str(PLACES[int(3*(y+kh/2)/gh), int(3*(x+kw/2)/gw)])
     return [(name(y,x) if s[y,x]>1.5*kh*kw/gh/gw else 'all over', float(s[y,x])) for s,(y,x) in zip(share_Thw, best)]
 
-# %% ../nbs/14_looks.ipynb #df286da3
+# %% ../nbs/14_looks.ipynb #f85144c7
 def _strip(text, width, height=20): # a dark strip with a line of text, uint8 `[height,width,3]`
     image = Image.new('RGB', (width, height), (20,20,24)); draw = ImageDraw.Draw(image)
     while text and draw.textlength(text)>width-8: text = text[:-1]
@@ -263,7 +263,7 @@ def animate(
     picture = lambda l, t: np.concatenate([_strip(_name(l), (o:=overlay(l.frames_TCHW[t], l.map()[t], size, peak, smooth)).shape[1]), o])
     film_THWC = np.stack([film_strip(np.stack([picture(l, t) for l in columns]), 4) for t in range(len(columns[0]))])
     if path.suffix=='.mp4': return write_video(path, np.pad(film_THWC, [(0,0), *((0, n%2) for n in film_THWC.shape[1:3]), (0,0)]), fps=1/seconds)
-    first, *rest = [Image.fromarray(f & 0xf8 | 4).quantize(64, dither=Image.Dither.NONE) for f in film_THWC]
+    first, *rest = [Image.fromarray(f & 0xf8 | 4).quantize(48, dither=Image.Dither.NONE) for f in film_THWC]
     first.save(path, save_all=True, append_images=rest, duration=int(1000*seconds), loop=0)
     return path
 

@@ -6,12 +6,14 @@
 __all__ = ['MODES', 'FoveatedConfig', 'FoveatedOutput', 'Slots', 'find_slots', 'FoveatedVLM', 'checkpoint_folder',
            'load_tokenizer']
 
-# %% ../nbs/07_model.ipynb #9460e7b8
+# %% ../nbs/07_model.ipynb #341def8a
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from einops import rearrange, repeat
+from fastcore.basics import patch
 from transformers import (AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer,
     DynamicCache, GenerationMixin, PreTrainedConfig, PreTrainedModel, initialization as init)
 from transformers.utils import ModelOutput
@@ -20,10 +22,7 @@ from .encoder import EncodedFrames, borrow, encode_frames, load_vit, vit_layers
 from .loss import cross_entropy_sum, supervised
 from .query import READERS, read_slots
 
-# %% ../nbs/07_model.ipynb #0dc0e82f
-from fastcore.basics import patch
-
-# %% ../nbs/07_model.ipynb #b6a6dc41
+# %% ../nbs/07_model.ipynb #f83cd07f
 MODES = ('coarse', 'fine', 'auto')
 
 class FoveatedConfig(PreTrainedConfig):
@@ -34,10 +33,10 @@ class FoveatedConfig(PreTrainedConfig):
     vision_config: dict | PreTrainedConfig | None = None # of the ViT; default DINOv2
     text_config: dict | PreTrainedConfig | None = None # of the LLM; default Llama
     read: str = 'deep' # reader: deep, shallow, or one of the controls in `baselines`
-    query_weights: str = 'shared' # deep reader: the ViT's layers, or a trainable copy (own)
+    query_weights: Literal['shared','own'] = 'shared' # deep reader: the ViT's layers, or a trainable copy (own)
     query_dim: int = 0 # Q; 0 means the width of the ViT
-    first_query: str = 'context' # query of a clip's first frame: from the text before it, or q_init (init)
-    mode: str = 'fine' # the mode it was trained for: coarse or fine
+    first_query: Literal['context','init'] = 'context' # query of a clip's first frame: from the text before it, or q_init (init)
+    mode: Literal['coarse','fine'] = 'fine' # the mode it was trained for
     lambda_coarse: float = 0. # weight of coarse-only's own loss in fine training
     tokens_per_frame: int = 1 # more than one only for controls
     frame_token_id: int = 3 # id of the placeholder
@@ -352,17 +351,17 @@ def from_backbones(cls:FoveatedVLM,
     with torch.no_grad(): model.visual_scale.fill_(visual_gain*llm.get_input_embeddings().weight.std())
     return model, tokenizer
 
-# %% ../nbs/07_model.ipynb #42e056ba
+# %% ../nbs/07_model.ipynb #780e0bd8
 @patch(cls_method=True)
 def from_pretrained(cls:FoveatedVLM,
     name, # folder, hub name, or `tiny` for the checkpoint in the package
     *args, **kwargs, # as transformers takes them
-)->FoveatedVLM:
+)->FoveatedVLM: # with `output_loading_info=True` a pair: the model, and which weights were missing or unexpected
     "Load a model; `tiny` is the one that ships with fvlm."
-    folder = checkpoint_folder(name)
-    model = super(FoveatedVLM, cls).from_pretrained(folder, *args, use_safetensors=True, **kwargs)
+    loaded = super(FoveatedVLM, cls).from_pretrained(checkpoint_folder(name), *args, use_safetensors=True, **kwargs)
+    model = loaded[0] if isinstance(loaded, tuple) else loaded
     for p in model.unused_parameters(): p.requires_grad_(False)
-    return model
+    return loaded
 
 def checkpoint_folder(
     name, # folder, hub name, or `tiny`

@@ -80,7 +80,7 @@ class DeepReader(nn.Module):
     def forward(self, vit, enc, query_UKD, maps=None): 
         return deep_read(vit, enc, query_UKD, self.layers, maps)
 
-# %% ../nbs/06_query.ipynb #da873d05
+# %% ../nbs/06_query.ipynb #34b38237
 class ShallowReader(nn.Module):
     "Attention pooling on the final features, with its own projections."
     looks, n_tokens = True, 1
@@ -97,7 +97,7 @@ class ShallowReader(nn.Module):
         q, k, v = (rearrange(p(x), 'u n (h d) -> u h n d', h=self.heads) for p,x in
                    [(self.q,self.norm_q(query_UKD)), (self.k,enc.features_UND), (self.v,enc.features_UND)])
         if maps is not None: maps.append((q@k.mT*q.shape[-1]**-.5).softmax(-1))
-        x = query_UKD + self.out(rearrange(F.scaled_dot_product_attention(q, k, v), 'u h n d -> u n (h d)'))
+        x = self.out(rearrange(F.scaled_dot_product_attention(q, k, v), 'u h n d -> u n (h d)'))
         return self.norm_out(x+self.mlp(x))
 
 # %% ../nbs/06_query.ipynb #b240b03e

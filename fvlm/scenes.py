@@ -65,7 +65,7 @@ def digit_sprite(
     rows = np.stack([np.interp(g, np.arange(8), col) for col in im.T], 1)
     return np.stack([np.interp(g, np.arange(8), row) for row in rows])
 
-# %% ../nbs/02_scenes.ipynb #91267cd4
+# %% ../nbs/02_scenes.ipynb #902484b1
 @dataclass(frozen=True)
 class World:
     "How a world looks and how hard it is."
@@ -74,6 +74,7 @@ class World:
     glyphs:int=6     # glyphs in a scene
     frames:int=3     # T, at one frame per second
     hops:int=1       # markers to follow before the answer (task `follow`)
+    hint:bool=True   # the last marker wears the colour of what it marks; otherwise all are white
     digits:bool=False # handwritten digits instead of shapes
     clutter:int=0    # grey sticks strewn over each frame
 
@@ -200,19 +201,18 @@ def lookup(rng, world): # -> glyphs, questions
     gs = things(rng, world, world.glyphs)
     return gs, [Question('lookup', f'which {_kind(world)} is {g.colour}?', g.shape, tuple(world.names), g.cells) for g in gs]
 
-# %% ../nbs/02_scenes.ipynb #5a7ea42a
+# %% ../nbs/02_scenes.ipynb #c2af8499
 def follow(rng, world): # -> glyphs, questions
     "Which shape stands where the marker was? A marker, or a chain of them, then the glyphs."
-    w = replace(world, frames=1)
-    n, gs, cells = world.hops, [], rng.permutation(world.cells**2)
-    spots = [(int(c)//world.cells, int(c)%world.cells) for c in cells[:n]]
-    for t,spot in enumerate(spots):
-        gs.append(Glyph('white','marker', tuple(spot if s==t else None for s in range(n+1))))
-    last = [g for g in things(rng, w, world.glyphs)]
+    w, n = replace(world, frames=1), world.hops
+    spots = [divmod(int(c), world.cells) for c in rng.permutation(world.cells**2)[:n]]
+    last = things(rng, w, world.glyphs)
     if spots[-1] not in [g.cells[0] for g in last]: last[0] = replace(last[0], cells=(spots[-1],))
     late = [replace(g, cells=(None,)*n+g.cells) for g in last]
     answer = next(g for g in late if g.cells[-1]==spots[-1])
-    return gs+late, [Question('follow', f'which {_kind(world)} was marked?', answer.shape, tuple(world.names), answer.cells)]
+    wear = ['white']*(n-1)+[answer.colour if world.hint else 'white']
+    marks = [Glyph(colour, 'marker', tuple(spot if s==t else None for s in range(n+1))) for t,(colour,spot) in enumerate(zip(wear, spots))]
+    return marks+late, [Question('follow', f'which {_kind(world)} was marked?', answer.shape, tuple(world.names), answer.cells)]
 
 # %% ../nbs/02_scenes.ipynb #fb423de1
 def count(rng, world): # -> glyphs, questions
@@ -230,7 +230,7 @@ def order(rng, world): # -> glyphs, questions
     gs = [replace(g, cells=(None,)*t+g.cells[t:]) for t,g in enumerate(things(rng, world, world.frames))]
     return gs, [Question('order', f'which {_kind(world)} came {o}?', g.shape, tuple(world.names), g.cells) for o,g in zip(ORDINALS,gs)]
 
-# %% ../nbs/02_scenes.ipynb #95284527
+# %% ../nbs/02_scenes.ipynb #2ed5bd61
 MOVES = dict(stays=(0,0), right=(0,1), left=(0,-1), down=(1,0), up=(-1,0))
 
 def caption(rng, world): # -> glyphs, questions
@@ -264,7 +264,7 @@ def make_scene(
     glyphs, questions = TASKS[task](seeded(key, 'plot'), world)
     return Scene(key, world, tuple(glyphs), tuple(questions))
 
-# %% ../nbs/02_scenes.ipynb #1926318b
+# %% ../nbs/02_scenes.ipynb #8c0e93ac
 def chance(
     task:str, # key of `TASKS`
     world:World=World(), # sets the number of classes

@@ -1,0 +1,32 @@
+"""Train one stage.
+
+    python scripts/train.py --config configs/tiny/stage1.yaml train.lr.connector=1e-3
+    torchrun --nproc_per_node 2 scripts/train.py --config configs/tiny/stage1.yaml
+
+On a laptop, `python scripts/speedrun.py --only data` makes the films and backbones that `configs/tiny` names.
+A run that was interrupted continues; `python scripts/train.py --help` lists nothing else, for every setting is a key of the config.
+"""
+import argparse, sys
+
+import torch.distributed as dist
+from transformers.utils.logging import disable_progress_bar
+
+from fvlm.checkpoint import CheckpointError
+from fvlm.config import ConfigError, load_config
+from fvlm.evaluate import validate
+from fvlm.shards import ShardError
+from fvlm.train import TrainError, train
+
+
+def main():
+    parser = argparse.ArgumentParser(description='Train one stage.', epilog='Any key of the config can be overridden: train.steps=100')
+    parser.add_argument('--config', required=True, help='YAML file')
+    args, overrides = parser.parse_known_args()
+    disable_progress_bar()
+    try: train(load_config(args.config, overrides), validate)
+    except (ConfigError, ShardError, CheckpointError, TrainError, FileNotFoundError) as e: sys.exit(f'train: {e}')
+    finally:
+        if dist.is_initialized(): dist.destroy_process_group()
+
+
+if __name__ == '__main__': main()
