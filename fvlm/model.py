@@ -351,6 +351,18 @@ def from_backbones(cls:FoveatedVLM,
     with torch.no_grad(): model.visual_scale.fill_(visual_gain*llm.get_input_embeddings().weight.std())
     return model, tokenizer
 
+# %% ../nbs/07_model.ipynb #0e7d6fe3
+@patch
+@torch.no_grad()
+def calibrate(self:FoveatedVLM,
+    pixel_values_videos:Tensor, # uint8 `[U,3,h,w]`, frames of the first batch
+)->float: # spread between the frames' tokens before, as a share of their length
+    "Centre the visual tokens of some frames and give them unit spread."
+    y = rearrange(self.visual_out(self.visual_mid(self.static_tokens(self.get_video_features(pixel_values_videos)))), 'u k h -> (u k) h')
+    middle, spread = y.mean(0), y.std(0, correction=0).square().mean().sqrt()
+    self.visual_out.weight.div_(spread); self.visual_out.bias.sub_(middle).div_(spread)
+    return (spread/y.square().mean().sqrt()).item()
+
 # %% ../nbs/07_model.ipynb #780e0bd8
 @patch(cls_method=True)
 def from_pretrained(cls:FoveatedVLM,

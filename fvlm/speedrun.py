@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FILMS', 'FAMILIES', 'LOOKUP', 'FOLLOW', 'ARMS', 'FULL', 'SMOKE', 'TAUGHT', 'COMPARISONS', 'Films', 'render_films',
            'build_films', 'Arm', 'Size', 'scaled', 'Bench', 'stage', 'keys_of', 'train_family', 'measure', 'run_arm',
-           'run_stage3', 'open_pool', 'updates_done', 'jobs_of', 'run_jobs', 'summary', 'versus', 'compare', 'curves',
-           'arm_record', 'result', 'prepare', 'make_backbones', 'planned_updates', 'speedrun']
+           'run_stage3', 'open_pool', 'updates_done', 'seeds_of', 'jobs_of', 'run_jobs', 'summary', 'versus', 'compare',
+           'curves', 'arm_record', 'result', 'prepare', 'make_backbones', 'planned_updates', 'speedrun']
 
 # %% ../nbs/18_speedrun.ipynb #a94cd865
 import json, multiprocessing, os, time
@@ -24,7 +24,7 @@ from .tracking import progress, read_metrics, run_info
 from .train import train
 from transformers.utils.logging import disable_progress_bar
 
-# %% ../nbs/18_speedrun.ipynb #a815c6ba
+# %% ../nbs/18_speedrun.ipynb #0c8bed89
 @dataclass(frozen=True)
 class Films:
     "A data set of the built-in world."
@@ -46,10 +46,11 @@ FILMS = dict(
     more_frames=Films('lookup', (World(frames=6),), 1000),
     digits=Films('lookup', (World(digits=True),), 1000),
     clutter=Films('lookup', (World(clutter=14),), 1000),
-    hops=Films('follow', (World(hops=2),), 5000),
+    place=Films('follow', (World(hint=False),), 5000),
+    hops=Films('follow', (World(hops=2),), 4000),
 )
 
-# %% ../nbs/18_speedrun.ipynb #b45c02fb
+# %% ../nbs/18_speedrun.ipynb #a8cb6042
 def render_films(
     job:tuple, # task, worlds, numbers of the films, folder
 )->list[dict]: # records
@@ -75,10 +76,10 @@ def build_films(
     clips = list(clips_of(records, movies))
     with progress(len(clips), f'shard {name}', 'film') as bar:
         def watch(done, total):
-            for d in done: bar.update(chunk); yield d
+            for d in done: bar.update(min(chunk, len(clips)-bar.n)); yield d
         return write_shards(clips, shards, FRAME_SIZE, films.frames, per_shard=chunk, pool=pool, track=watch)
 
-# %% ../nbs/18_speedrun.ipynb #31871557
+# %% ../nbs/18_speedrun.ipynb #b60e6c9c
 FAMILIES = dict(
     deep=dict(read='deep', train_mode='fine', tokens_per_frame=1),
     shallow=dict(read='shallow', train_mode='fine', tokens_per_frame=1),
@@ -99,15 +100,17 @@ class Arm:
     def modes(self): return ('coarse','fine','auto') if FAMILIES[self.family]['train_mode']=='fine' else ('coarse',)
     @property
     def after(self): return self.start or self.family # what must be trained before
+    @property
+    def config(self): return 'harder.yaml' if self.start else f'{FILMS[self.data].task}.yaml' # in `configs/tiny`
 
-# %% ../nbs/18_speedrun.ipynb #7edd5e8c
+# %% ../nbs/18_speedrun.ipynb #069edd5a
 def _arm(family, task, order): return Arm(f'{task}-{order}-{family}', family, task, order)
 
 LOOKUP, FOLLOW = 'lookup-question_first-deep', 'follow-video_first-deep'
 ARMS = (*(_arm(f, 'lookup', 'question_first') for f in FAMILIES), *(_arm(f, 'lookup', 'video_first') for f in ('deep','static')),
         *(_arm(f, 'follow', 'video_first') for f in FAMILIES), *(_arm(f, 'follow', 'question_first') for f in ('deep','static')),
         *(Arm(f'harder-{d}', 'deep', d, start=LOOKUP) for d in ('more_glyphs','more_frames','digits','clutter')),
-        Arm('harder-hops', 'deep', 'hops', 'video_first', FOLLOW))
+        *(Arm(f'harder-{d}', 'deep', d, 'video_first', FOLLOW) for d in ('place','hops')))
 
 # %% ../nbs/18_speedrun.ipynb #40371f5c
 @dataclass(frozen=True)
@@ -159,12 +162,13 @@ def stage(
     train(cfg, validate if cfg.train.eval_every else None)
     return Path(cfg.out)/'model'
 
-# %% ../nbs/18_speedrun.ipynb #87983b2d
+# %% ../nbs/18_speedrun.ipynb #4fca1f7f
 def keys_of(
     family:str, # key of `FAMILIES`
 )->dict: # for `stage`
     "What makes a family."
-    return {f'model__{k}':v for k,v in FAMILIES[family].items()}
+    one_pass = dict(model__lambda_coarse=0, train__refine=0) if FAMILIES[family]['train_mode']=='coarse' else {}
+    return {f'model__{k}':v for k,v in FAMILIES[family].items()} | one_pass
 
 def train_family(
     bench:Bench, # where
@@ -191,7 +195,7 @@ def measure(
     batches = eval_batches(shards, 64, tokenizer, DataConfig(order=order), model.config.tokens_per_frame)
     return score(model, batches, modes, device=device)
 
-# %% ../nbs/18_speedrun.ipynb #e8114725
+# %% ../nbs/18_speedrun.ipynb #d542c982
 def run_arm(
     bench:Bench, # where
     arm:Arm, # what
@@ -201,8 +205,7 @@ def run_arm(
     path = bench.run(arm.name, seed)/'scores.csv'
     if not path.is_file():
         start = bench.run(arm.start or f'{arm.family}-stage2', seed)/'model'
-        again = {} if 'fine' in arm.modes else dict(train__refine=0)
-        model = stage(bench, 'arm.yaml', arm.name, seed, bench.shards(arm.data), start, data__order=arm.order, **keys_of(arm.family), **again)
+        model = stage(bench, arm.config, arm.name, seed, bench.shards(arm.data), start, data__order=arm.order, **keys_of(arm.family))
         write_atomic(path, measure(bench, model, arm.data, arm.order, arm.modes).assign(arm=arm.name, seed=seed).to_csv(index=False))
     return path
 
@@ -241,7 +244,15 @@ def updates_done(
     last = [p.read_text().rstrip().rpartition('\n')[2] for p in (out/'runs').glob('*/metrics.jsonl')]
     return sum(json.loads(line)['step'] for line in last if line.endswith('}'))
 
-# %% ../nbs/18_speedrun.ipynb #176093f1
+# %% ../nbs/18_speedrun.ipynb #a8c0561c
+def seeds_of(
+    arm:Arm, # what
+    seeds:list[int], # of the speedrun
+)->list[int]: # those in which the arm is trained
+    "The harder worlds are a look ahead: one seed is enough for them."
+    return seeds[:1] if arm.start else seeds
+
+# %% ../nbs/18_speedrun.ipynb #758f2a91
 def jobs_of(
     bench:Bench, # where
     seeds:list[int], # of weights and order
@@ -251,7 +262,7 @@ def jobs_of(
     families = {a.family for a in arms} | {'deep'}
     jobs = [((f,s), None, train_family, (bench, f, s)) for s in seeds for f in FAMILIES if f in families]
     jobs += [(('stage3',s), ('deep',s), run_stage3, (bench, s)) for s in seeds]
-    return jobs+[((a.name,s), (a.after,s), run_arm, (bench, a, s)) for s in seeds for a in arms]
+    return jobs+[((a.name,s), (a.after,s), run_arm, (bench, a, s)) for s in seeds for a in arms if s in seeds_of(a, seeds)]
 
 def run_jobs(
     pool, # of processes
@@ -269,13 +280,13 @@ def run_jobs(
             job.result(); start(ready([running.pop(job)]))
         watch()
 
-# %% ../nbs/18_speedrun.ipynb #78d9673f
+# %% ../nbs/18_speedrun.ipynb #be284e7d
 def summary(
     scores:pd.DataFrame, # of one arm, all seeds
     by:tuple=('mode',), # columns that make a row
 )->list[dict]: # with n, accuracy, lo, hi, chance, loss and the accuracy per seed
     "Accuracy over all seeds, and of each."
-    each = scores.groupby([*by,'seed'], sort=False).correct.mean()
+    each = scores.groupby([*by,'seed']).correct.mean().sort_index()
     rows = as_records(accuracy_table(scores, by))
     return [dict(r, seeds=[float(x) for x in each.loc[tuple(r[b] for b in by)]]) for r in rows]
 
@@ -291,8 +302,8 @@ def versus(
     found = paired_tables(pick(a), pick(b))
     return as_records(pd.DataFrame([dict(a='/'.join(a), b='/'.join(b), **found)]))[0]
 
-# %% ../nbs/18_speedrun.ipynb #68cff72a
-COMPARISONS = tuple((f'{task}-{order}-deep', f'{task}-{order}-{other}') for task,order in (('lookup','question_first'),('follow','video_first'))
+# %% ../nbs/18_speedrun.ipynb #ea7e0715
+COMPARISONS = tuple((f'{task}-{order}-deep', f'{task}-{order}-{other}') for task in ('lookup','follow') for order in ('question_first','video_first')
                     for other in ('static','shallow','grid16'))
 
 def compare(
@@ -329,21 +340,22 @@ def arm_record(
     return dict(**asdict(arm), **FAMILIES[arm.family], world=asdict(FILMS[arm.data].worlds[0]), steps=done[0]['steps'],
         seconds=[round(d['seconds'], 1) for d in done], results=summary(scores[arm.name]), paired=pairs)
 
-# %% ../nbs/18_speedrun.ipynb #dbd805ee
+# %% ../nbs/18_speedrun.ipynb #d12949c8
 def result(
     bench:Bench, # where
     seeds:list[int], # that were run
     reports:dict, # of the data sets and backbones
+    info:dict, # code and machine, from when it began
     seconds:float, # of the whole
     arms:tuple=ARMS, # that were run
 )->dict: # for `results/speedrun.json`
     "Everything that was found, in plain values."
-    scores = {a.name:pd.concat([pd.read_csv(bench.run(a.name, s)/'scores.csv') for s in seeds]) for a in arms}
+    scores = {a.name:pd.concat([pd.read_csv(bench.run(a.name, s)/'scores.csv') for s in seeds_of(a, seeds)]) for a in arms}
     stages = pd.concat([pd.read_csv(bench.run('stage3', s)/'scores.csv') for s in seeds])
-    return dict(info=run_info(), command=f'bash scripts/speedrun.sh --seeds {len(seeds)}', smoke=bench.size!=FULL, size=asdict(bench.size), seeds=seeds, seconds=round(seconds),
+    return dict(info=info, command=f'bash scripts/speedrun.sh --seeds {len(seeds)}', smoke=bench.size!=FULL, size=asdict(bench.size), seeds=seeds, seconds=round(seconds),
         data={n:dict(task=f.task, worlds=[asdict(w) for w in dict.fromkeys(f.worlds)], films=reports['films'][n]['clips'], samples=reports['films'][n]['samples'],
                      failed=reports['films'][n]['failed']) for n,f in FILMS.items()},
-        eye=reports['eye'], arms=[arm_record(bench, a, scores, seeds) for a in arms], comparisons=compare(scores), stages=summary(stages, ('task','mode')),
+        eye=reports['eye'], arms=[arm_record(bench, a, scores, seeds_of(a, seeds)) for a in arms], comparisons=compare(scores), stages=summary(stages, ('task','mode')),
         curves=curves(bench, seeds[0]), configs={p.name:read_yaml(p) for p in sorted(bench.configs.glob('*.yaml'))})
 
 # %% ../nbs/18_speedrun.ipynb #fc198457
@@ -365,18 +377,19 @@ def make_backbones(bench, seed): # a job of the pool: backbones of one seed and 
     if not note.is_file(): write_atomic(note, json.dumps(build_backbones(bench.backbones(seed), bench.size.lessons, seed)))
     return json.loads(note.read_text())
 
-# %% ../nbs/18_speedrun.ipynb #dbc4f5fa
+# %% ../nbs/18_speedrun.ipynb #74988634
 def planned_updates(
     bench:Bench, # where
     seeds:list[int], # to run
     arms:tuple=ARMS, # to run
 )->int: # updates of all runs
     "How long the bar is."
-    one, two, three, arm = (scaled(load_config(bench.configs/f).train.steps, bench.size.steps, 4) for f in ('stage1.yaml','stage2.yaml','stage3.yaml','arm.yaml'))
+    steps = lambda config: scaled(load_config(bench.configs/config).train.steps, bench.size.steps, 4)
     families = {a.family for a in arms} | {'deep'}
-    return len(seeds)*(len(families)*(one+two)+three+len(arms)*arm)
+    per_seed = len(families)*(steps('stage1.yaml')+steps('stage2.yaml'))+steps('stage3.yaml')
+    return len(seeds)*per_seed+sum(steps(a.config) for a in arms for _ in seeds_of(a, seeds))
 
-# %% ../nbs/18_speedrun.ipynb #a297b933
+# %% ../nbs/18_speedrun.ipynb #829155ac
 def speedrun(
     bench:Bench, # where and how big
     seeds:list[int], # of weights and order
@@ -385,12 +398,12 @@ def speedrun(
     only_data:bool=False, # stop when films and backbones are made
 )->dict|None: # the result, also in `OUT/result.json`
     "The main job, from nothing to a verdict."
-    clock = time.perf_counter()
+    clock, info = time.perf_counter(), run_info()
     with open_pool(workers) as pool:
         reports = prepare(bench, pool, seeds)
         if only_data: return None
         with progress(planned_updates(bench, seeds, arms), 'train and measure', 'update') as bar:
             run_jobs(pool, jobs_of(bench, seeds, arms), lambda: bar.update(max(0, min(updates_done(bench.out), bar.total)-bar.n)))
-    found = result(bench, seeds, reports, time.perf_counter()-clock, arms)
+    found = result(bench, seeds, reports, info, time.perf_counter()-clock, arms)
     write_atomic(bench.out/'result.json', json.dumps(found, indent=1, allow_nan=False)+'\n')
     return found

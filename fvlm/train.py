@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['PATIENCE', 'Processes', 'join_processes', 'total', 'build_model', 'update', 'TrainError', 'apply_update', 'passes_at',
-           'compute_dtype', 'open_run', 'Meter', 'set_up', 'batches_of', 'alone', 'train']
+           'compute_dtype', 'open_run', 'Meter', 'batches_of', 'first_look', 'Run', 'set_up', 'train']
 
-# %% ../nbs/12_train.ipynb #ff2329f2
+# %% ../nbs/12_train.ipynb #f135c8ad
 import json, math, os, random, time
 import torch, torch.distributed as dist
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from fastcore.basics import patch
 from torch.nn.parallel import DistributedDataParallel
 import fvlm.baselines
 from .chat import IGNORE
@@ -157,19 +158,7 @@ class Meter:
         self.__init__()
         return found
 
-# %% ../nbs/12_train.ipynb #dba9a3cf
-def set_up(
-    cfg:Config, # of the run
-    who:Processes, # this process
-)->tuple: # model, tokenizer, optimizer, and the state to go on from
-    "Model and optimiser as they were when the run stopped, or new."
-    at = open_run(cfg, who)
-    model, tokenizer = build_model(cfg)
-    model.to(who.device).train()
-    optimizer = torch.optim.AdamW(param_groups(model, cfg.train.lr, cfg.train.weight_decay))
-    fresh = dict(step=0, state=dict(seconds=0., refused=0, tokens=0))
-    return model, tokenizer, optimizer, load_checkpoint(at, model, optimizer) if at else fresh
-
+# %% ../nbs/12_train.ipynb #d4f6ed9d
 def batches_of(
     cfg:Config, # of the run
     tokenizer, # of the model
@@ -181,49 +170,114 @@ def batches_of(
     plan = Plan(len(shards), t.batch_size, t.seed, who.ranks, who.rank, t.accumulate)
     return iter(train_batches(shards, plan, tokenizer, cfg.data, cfg.model.tokens_per_frame, start, t.steps, t.workers))
 
-# %% ../nbs/12_train.ipynb #352abb53
-def alone(
+def first_look(model, tokenizer, cfg, who): # centre the visual tokens of a new model
+    pixels = next(batches_of(cfg, tokenizer, who, 0))['pixel_values_videos']
+    if pixels is not None: model.calibrate(pixels.to(who.device))
+
+# %% ../nbs/12_train.ipynb #01e3a675
+@dataclass
+class Run:
+    "A run in progress."
+    cfg:Config # resolved
+    who:Processes # this process
+    model:FoveatedVLM # bare
+    tokenizer:object # of the model
+    optimizer:torch.optim.Optimizer # over what trains
+    step:int=0 # updates made
+    state:dict=field(default_factory=lambda: dict(seconds=0., refused=0, tokens=0)) # kept with every checkpoint
+    row:int=0 # updates in a row that were refused
+
+    @property
+    def out(self): return Path(self.cfg.out)
+
+# %% ../nbs/12_train.ipynb #3e3c752a
+def set_up(
+    cfg:Config, # of the run
     who:Processes, # this process
+)->Run: # at its beginning, or where it stopped
+    "Model and optimiser as they were when the run stopped, or new."
+    at = open_run(cfg, who)
+    model, tokenizer = build_model(cfg)
+    model.to(who.device).train()
+    if not at and not cfg.model.init: first_look(model, tokenizer, cfg, who)
+    run = Run(cfg, who, model, tokenizer, torch.optim.AdamW(param_groups(model, cfg.train.lr, cfg.train.weight_decay)))
+    if at:
+        saved = load_checkpoint(at, model, run.optimizer)
+        run.step, run.state = saved['step'], saved['state']
+    return run
+
+# %% ../nbs/12_train.ipynb #0d14abc2
+@patch
+def count(self:Run,
+    norm:float, # of the gradient
+):
+    "One more update; too many refused in a row stop the run."
+    self.step += 1
+    self.row = 0 if math.isfinite(norm) else self.row+1
+    self.state['refused'] += self.row>0
+    if self.row==PATIENCE: raise TrainError(f'{self.out}: {PATIENCE} updates in a row up to step {self.step} had a gradient of norm {norm}; lower train.lr or set train.precision=fp32')
+
+@patch
+def due(self:Run,
+    every:int, # updates; 0: only at the end
+)->bool:
+    "Is it time?"
+    return self.step==self.cfg.train.steps or (every>0 and self.step%every==0)
+
+# %% ../nbs/12_train.ipynb #3e2c2125
+@patch
+def alone(self:Run,
     work:Callable, # without arguments
 ): # what it returned; on other ranks nothing
     "Rank 0 works, the others wait."
-    done = work() if who.rank==0 else None
-    if who.ranks>1: dist.barrier()
+    done = work() if self.who.rank==0 else None
+    if self.who.ranks>1: dist.barrier()
     return done
 
-# %% ../nbs/12_train.ipynb #0d4e9a59
+@patch
+def log(self:Run, tracker, meter, **more): # a row of the log; returns the loss
+    row = meter.row(self.cfg.model.lambda_coarse>0)
+    self.state['seconds'] += row.pop('seconds'); self.state['tokens'] += row['tokens']
+    tracker.log(self.step, 'train', **row, **more)
+    return row['loss']
+
+# %% ../nbs/12_train.ipynb #6f0cb940
+@patch
+def judge(self:Run, tracker, evaluate): # an evaluation and its row
+    found = self.alone(lambda: evaluate(self.model, self.tokenizer, self.cfg)) or {}
+    tracker.log(self.step, 'eval', **found)
+    return found
+
+@patch
+def save(self:Run): # a checkpoint
+    self.alone(lambda: save_checkpoint(self.out/'checkpoints', self.step, self.model, self.optimizer, self.tokenizer, self.state, self.cfg.train.keep))
+
+@patch
+def finish(self:Run, tracker, found): # the model for others to load, and the summary
+    self.alone(lambda: (self.model.save_pretrained(self.out/'model'), self.tokenizer.save_pretrained(self.out/'model')))
+    t = self.cfg.train
+    return tracker.finish(steps=self.step, samples=self.step*t.batch_size*t.accumulate*self.who.ranks, **self.state, eval=found)
+
+# %% ../nbs/12_train.ipynb #872665a7
 def train(
     cfg:Config, # of the run
     evaluate:Callable=None, # `(model, tokenizer, cfg) -> dict` of numbers, every `eval_every` updates and at the end
     who:Processes=None, # this process; default: found out
 )->dict: # content of summary.json; on other ranks than 0 nothing
     "Train one stage, from wherever the run stands to its end."
-    who, t, out = who or join_processes(), cfg.train, Path(cfg.out)
+    who, t, out, found = who or join_processes(), cfg.train, Path(cfg.out), {}
     if (out/'summary.json').is_file(): open_run(cfg, who); return json.loads((out/'summary.json').read_text())
-    model, tokenizer, optimizer, at = set_up(cfg, who)
-    wrapped = DistributedDataParallel(model, find_unused_parameters=True) if who.ranks>1 else model
-    step, state, refused, found = at['step'], at['state'], 0, {}
-    tracker = Tracker(out, to_dict(cfg), cfg.log.project, cfg.log.wandb, who.rank, resume_step=step)
-    batches, meter, dtype = batches_of(cfg, tokenizer, who, step), Meter(), compute_dtype(t.precision, who.device)
-    with progress(t.steps, f'train {cfg.name}', initial=step, rank=who.rank) as bar:
-        while step<t.steps:
-            rates = set_lr(optimizer, step, t)
-            meter.add(update(wrapped, [next(batches) for _ in range(t.accumulate)], who, passes_at(step, cfg), dtype))
-            norm = apply_update(model, optimizer, t.clip)
-            refused = 0 if math.isfinite(norm) else refused+1
-            state['refused'] += refused>0
-            if refused==PATIENCE: raise TrainError(f'{out}: {PATIENCE} updates in a row up to step {step} had a gradient of norm {norm}; lower train.lr or set train.precision=fp32')
-            step += 1; bar.update()
-            due = lambda every: step==t.steps or (every>0 and step%every==0)
-            if due(t.log_every):
-                row = meter.row(cfg.model.lambda_coarse>0)
-                state['seconds'] += row.pop('seconds'); state['tokens'] += row['tokens']
-                tracker.log(step, 'train', **row, grad_norm=norm, lr=rates)
-                bar.set_postfix_str(f"loss {row['loss']:.3f}")
-            if evaluate and due(t.eval_every):
-                found = alone(who, lambda: evaluate(model, tokenizer, cfg)) or {}
-                tracker.log(step, 'eval', **found)
-            if due(t.save_every):
-                alone(who, lambda: save_checkpoint(out/'checkpoints', step, model, optimizer, tokenizer, state, t.keep))
-    alone(who, lambda: (model.save_pretrained(out/'model'), tokenizer.save_pretrained(out/'model')))
-    return tracker.finish(steps=step, samples=step*t.batch_size*t.accumulate*who.ranks, **state, eval=found)
+    run = set_up(cfg, who)
+    model = DistributedDataParallel(run.model, find_unused_parameters=True) if who.ranks>1 else run.model
+    tracker = Tracker(out, to_dict(cfg), cfg.log.project, cfg.log.wandb, who.rank, resume_step=run.step)
+    batches, meter, dtype = batches_of(cfg, run.tokenizer, who, run.step), Meter(), compute_dtype(t.precision, who.device)
+    with progress(t.steps, f'train {cfg.name}', initial=run.step, rank=who.rank) as bar:
+        while run.step<t.steps:
+            rates = set_lr(run.optimizer, run.step, t)
+            meter.add(update(model, [next(batches) for _ in range(t.accumulate)], who, passes_at(run.step, cfg), dtype))
+            norm = apply_update(run.model, run.optimizer, t.clip)
+            run.count(norm); bar.update()
+            if run.due(t.log_every): bar.set_postfix_str(f'loss {run.log(tracker, meter, grad_norm=norm, lr=rates):.3f}')
+            if evaluate and run.due(t.eval_every): found = run.judge(tracker, evaluate)
+            if run.due(t.save_every): run.save()
+    return run.finish(tracker, found)
