@@ -54,7 +54,7 @@ class LearningRates:
     vision:float=1e-5 # the ViT
     language:float=1e-5 # the LLM
 
-# %% ../nbs/00_config.ipynb #6dbb90ba
+# %% ../nbs/00_config.ipynb #dc47875f
 @dataclass(frozen=True)
 class TrainConfig:
     "How the parameters move."
@@ -62,9 +62,9 @@ class TrainConfig:
     batch_size:int=8 # clips per process and micro-batch
     accumulate:int=1 # micro-batches per update
     lr:LearningRates=field(default_factory=LearningRates)
-    schedule:Literal["cosine","constant","converging"]="cosine" # shape of the learning rate after warm-up
+    schedule:Literal["cosine","stable","constant","converging"]="cosine" # shape of the learning rate after warm-up
     warmup:float=0.05 # share of the steps in which the rate rises from 0
-    final_lr:float=0.1 # cosine: last rate as a share of the peak; converging: the rate where all groups meet
+    final_lr:float=0.1 # cosine, stable: last rate as a share of the peak; converging: the rate where all groups meet
     weight_decay:float=0.01 # of AdamW; never on biases, norms and queries
     clip:float=1.0 # largest norm of the gradient; 0: no clipping
     refine:float=0.0 # share of the updates whose fine pass looks twice, so that autoregression is no surprise

@@ -8,8 +8,8 @@ __all__ = ['FILMS', 'FAMILIES', 'LOOKUP', 'FOLLOW', 'ARMS', 'FULL', 'SMOKE', 'TA
            'run_stage3', 'open_pool', 'updates_done', 'seeds_of', 'jobs_of', 'run_jobs', 'summary', 'versus', 'compare',
            'curves', 'arm_record', 'result', 'prepare', 'make_backbones', 'planned_updates', 'speedrun']
 
-# %% ../nbs/18_speedrun.ipynb #a94cd865
-import json, multiprocessing, os, time
+# %% ../nbs/18_speedrun.ipynb #7fa57750
+import json, multiprocessing, os, threading, time
 import pandas as pd, torch
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
@@ -50,7 +50,7 @@ FILMS = dict(
     hops=Films('follow', (World(hops=2),), 4000),
 )
 
-# %% ../nbs/18_speedrun.ipynb #a8cb6042
+# %% ../nbs/18_speedrun.ipynb #72fba4c7
 def render_films(
     job:tuple, # task, worlds, numbers of the films, folder
 )->list[dict]: # records
@@ -58,6 +58,7 @@ def render_films(
     task, worlds, numbers, folder = job
     return [r for i in numbers for r in render(make_scene(task, i, worlds[i%len(worlds)]), folder)]
 
+# %% ../nbs/18_speedrun.ipynb #eb9055a5
 def build_films(
     name:str, # of the data set
     films:Films, # what it is
@@ -103,14 +104,15 @@ class Arm:
     @property
     def config(self): return 'harder.yaml' if self.start else f'{FILMS[self.data].task}.yaml' # in `configs/tiny`
 
-# %% ../nbs/18_speedrun.ipynb #069edd5a
+# %% ../nbs/18_speedrun.ipynb #e97d2b66
 def _arm(family, task, order): return Arm(f'{task}-{order}-{family}', family, task, order)
 
 LOOKUP, FOLLOW = 'lookup-question_first-deep', 'follow-video_first-deep'
 ARMS = (*(_arm(f, 'lookup', 'question_first') for f in FAMILIES), *(_arm(f, 'lookup', 'video_first') for f in ('deep','static')),
         *(_arm(f, 'follow', 'video_first') for f in FAMILIES), *(_arm(f, 'follow', 'question_first') for f in ('deep','static')),
         *(Arm(f'harder-{d}', 'deep', d, start=LOOKUP) for d in ('more_glyphs','more_frames','digits','clutter')),
-        *(Arm(f'harder-{d}', 'deep', d, 'video_first', FOLLOW) for d in ('place','hops')))
+        *(Arm(f'harder-{d}', 'deep', d, 'video_first', FOLLOW) for d in ('place','hops')),
+        *(Arm(f'harder-{d}-{f}', f, d, start=f'lookup-question_first-{f}') for d in ('count','order') for f in ('deep','grid16')))
 
 # %% ../nbs/18_speedrun.ipynb #40371f5c
 @dataclass(frozen=True)
@@ -209,8 +211,8 @@ def run_arm(
         write_atomic(path, measure(bench, model, arm.data, arm.order, arm.modes).assign(arm=arm.name, seed=seed).to_csv(index=False))
     return path
 
-# %% ../nbs/18_speedrun.ipynb #10d6ddd3
-TAUGHT = ('lookup', 'follow', 'count', 'order')
+# %% ../nbs/18_speedrun.ipynb #da929e14
+TAUGHT = ('lookup', 'follow')
 
 def run_stage3(
     bench:Bench, # where
@@ -224,8 +226,13 @@ def run_stage3(
         write_atomic(path, pd.concat(found).assign(arm='stage3', seed=seed).to_csv(index=False))
     return path
 
-# %% ../nbs/18_speedrun.ipynb #fb9f1252
-def _worker(threads): # set up a process of the pool
+# %% ../nbs/18_speedrun.ipynb #ca060697
+def _leave_with(parent): # end this process soon after its parent ended, however that was
+    while os.getppid()==parent: time.sleep(1)
+    os._exit(1)
+
+def _worker(threads, parent): # set up a process of the pool
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     os.environ.update(FVLM_QUIET='1', OMP_NUM_THREADS=str(threads))
     torch.set_num_threads(threads)
     disable_progress_bar()
@@ -234,7 +241,7 @@ def open_pool(
     workers:int, # processes
 ): # an executor
     "Processes that share the cores and keep quiet."
-    return ProcessPoolExecutor(workers, multiprocessing.get_context('spawn'), _worker, (max(1, os.cpu_count()//workers),))
+    return ProcessPoolExecutor(workers, multiprocessing.get_context('spawn'), _worker, (max(1, os.cpu_count()//workers), os.getpid()))
 
 # %% ../nbs/18_speedrun.ipynb #1c0a84ad
 def updates_done(

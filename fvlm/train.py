@@ -6,12 +6,12 @@
 __all__ = ['PATIENCE', 'Processes', 'join_processes', 'total', 'build_model', 'update', 'TrainError', 'apply_update', 'passes_at',
            'compute_dtype', 'open_run', 'Meter', 'batches_of', 'first_look', 'Run', 'set_up', 'train']
 
-# %% ../nbs/12_train.ipynb #f135c8ad
+# %% ../nbs/12_train.ipynb #c7a8b27b
 import json, math, os, random, time
 import torch, torch.distributed as dist
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from fastcore.basics import patch
 from torch.nn.parallel import DistributedDataParallel
@@ -122,14 +122,14 @@ def compute_dtype(
     fit = device.startswith('cuda') and torch.cuda.is_bf16_supported()
     return torch.bfloat16 if precision=='bf16' or (precision=='auto' and fit) else None
 
-# %% ../nbs/12_train.ipynb #5e9945ad
+# %% ../nbs/12_train.ipynb #f018c847
 def open_run(
     cfg:Config, # of the run
     who:Processes, # this process
 )->Path|None: # newest checkpoint to continue from
     "Check that the folder is this run's, and find where it stands."
     out, saved = Path(cfg.out), Path(cfg.out)/'config.yaml'
-    if saved.is_file():
+    if saved.is_file() and (out/'metrics.jsonl').is_file():
         for key,(old,new) in diff_configs(load_config(saved), cfg).items():
             raise ConfigError(f"{out} holds a run with {key}={old}, this one has {new}; choose another folder with out=...")
     if who.ranks>1: dist.barrier()
@@ -158,7 +158,7 @@ class Meter:
         self.__init__()
         return found
 
-# %% ../nbs/12_train.ipynb #d4f6ed9d
+# %% ../nbs/12_train.ipynb #e0324107
 def batches_of(
     cfg:Config, # of the run
     tokenizer, # of the model
@@ -170,8 +170,9 @@ def batches_of(
     plan = Plan(len(shards), t.batch_size, t.seed, who.ranks, who.rank, t.accumulate)
     return iter(train_batches(shards, plan, tokenizer, cfg.data, cfg.model.tokens_per_frame, start, t.steps, t.workers))
 
-def first_look(model, tokenizer, cfg, who): # centre the visual tokens of a new model
-    pixels = next(batches_of(cfg, tokenizer, who, 0))['pixel_values_videos']
+def first_look(model, tokenizer, cfg, who): # centre the visual tokens of a new model, on the same frames for any number of processes
+    whole = replace(cfg.train, batch_size=min(cfg.train.batch_size*cfg.train.accumulate*who.ranks, 64), accumulate=1)
+    pixels = next(batches_of(replace(cfg, train=whole), tokenizer, Processes(), 0))['pixel_values_videos']
     if pixels is not None: model.calibrate(pixels.to(who.device))
 
 # %% ../nbs/12_train.ipynb #01e3a675

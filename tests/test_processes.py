@@ -1,0 +1,88 @@
+"""What needs real processes: two under torchrun, and one that is killed. Laws 11, 12 and 16."""
+import os, signal, subprocess, sys, time
+from pathlib import Path
+import pytest, torch
+from safetensors.torch import load_file
+from torch.testing import assert_close
+from fvlm.backbones import build_backbones
+from fvlm.scenes import World, make_scene, render
+from fvlm.shards import clips_of, write_shards
+from fvlm.tracking import read_metrics
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAIN = str(ROOT/'scripts'/'train.py')
+ENV = {**os.environ, 'OMP_NUM_THREADS':'1', 'HF_HUB_OFFLINE':'1', 'WANDB_MODE':'offline', 'FVLM_QUIET':'1', 'PYTHONPATH':str(ROOT)}
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+    "A small world, its backbones and a config."
+    home = tmp_path_factory.mktemp('world')
+    clips = [c for i in range(40) for c in clips_of(render(make_scene('lookup', i, World(glyphs=3)), home/'films'), home/'films')]
+    write_shards(clips, home/'shards', size=40)
+    build_backbones(home/'backbones', steps=2)
+    (home/'run.yaml').write_text(f'''
+name: run
+model: {{vision: {home}/backbones/vision, language: {home}/backbones/language, lambda_coarse: 0.2}}
+data: {{shards: {home}/shards, frame_size: 40}}
+train: {{steps: 8, batch_size: 4, log_every: 1, refine: 0.5, lr: {{connector: 1.0e-3, vision: 1.0e-4, language: 1.0e-3}}}}
+eval: {{samples: 4, modes: [fine]}}
+log: {{wandb: false}}
+''')
+    return home
+
+
+def command(home, name, *overrides, processes=1):
+    start = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}'] if processes > 1 else [sys.executable]
+    return [*start, TRAIN, '--config', str(home/'run.yaml'), f'out={home}/{name}', *overrides]
+
+def train(home, name, *overrides, **how):
+    done = subprocess.run(command(home, name, *overrides, **how), env=ENV, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return weights(home/name)
+
+def weights(run): return load_file(run/'model'/'model.safetensors')
+
+
+def test_two_processes_are_one(home):
+    "Law 12: the same clips per update give the same losses and weights, whoever reads them."
+    one, two = train(home, 'one', 'train.batch_size=8'), train(home, 'two', processes=2)
+    assert_close(two, one, rtol=2e-3, atol=2e-4)
+    losses = [read_metrics(home/n).query("event=='train'") for n in ('one', 'two')]
+    assert_close(*(torch.tensor(l.loss.to_numpy()) for l in losses), rtol=1e-3, atol=1e-3)
+    assert [l.tokens.tolist() for l in losses][0] == [l.tokens.tolist() for l in losses][1]
+    start = load_file(home/'backbones'/'language'/'model.safetensors')['model.embed_tokens.weight']
+    assert (one['language.model.embed_tokens.weight']-start).abs().max() > 1e-3  # it did learn
+
+
+def test_accumulation_is_a_larger_batch(home):
+    "Law 14 through the whole loop."
+    assert_close(train(home, 'accumulated', 'train.accumulate=2'), weights(home/'one'), rtol=2e-3, atol=2e-4)
+
+
+def test_kill_9_changes_nothing(home):
+    "Law 11: killed at some moment after the first checkpoint, then resumed: the same weights, bit for bit."
+    keys = 'train.steps=24', 'train.save_every=3'
+    straight = train(home, 'straight', *keys)
+    for _ in range(2):
+        process = subprocess.Popen(command(home, 'killed', *keys), env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        log, target = home/'killed'/'metrics.jsonl', 5+len(read_metrics(home/'killed')) if (home/'killed'/'metrics.jsonl').exists() else 5
+        while process.poll() is None and not (log.exists() and log.read_text().count('\n') >= target): time.sleep(.02)
+        if process.poll() is None: os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (home/'killed'/'summary.json').exists(), 'it was never killed'
+    killed = train(home, 'killed', *keys)
+    assert straight.keys() == killed.keys()
+    for name in straight: assert torch.equal(straight[name], killed[name]), name
+    a, b = (read_metrics(home/n) for n in ('straight', 'killed'))
+    assert (a.step.tolist(), a.loss.dropna().tolist()) == (b.step.tolist(), b.loss.dropna().tolist())
+
+
+@pytest.mark.parametrize('override, words', [
+    ('train.lr.conector=1e-3', "did you mean 'train.lr.connector'"), ('train.steps=many', 'expected a whole number'),
+    ('data.shards=/no/such/folder', 'no index.jsonl'), ('model.vision=/no/such/eye', "no vision model at '/no/such/eye'")])
+def test_bad_input_is_one_line(home, override, words):
+    "Law 16: the culprit is named, without a traceback."
+    done = subprocess.run(command(home, 'bad', override), env=ENV, capture_output=True, text=True, timeout=120)
+    lines = [l for l in done.stderr.splitlines() if l.startswith('train: ')]
+    assert done.returncode and len(lines) == 1 and words in lines[0] and 'Traceback' not in done.stderr, done.stderr[-2000:]
