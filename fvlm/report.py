@@ -90,7 +90,7 @@ def way_of(
     "Which way of looking this is."
     return mode if arm['train_mode']=='fine' else 'pooled' if arm['read'] in ('grid','mean','cls') else 'static'
 
-# %% ../nbs/19_report.ipynb #e691c76d
+# %% ../nbs/19_report.ipynb #47265eff
 _WORDS = dict(size='{} px', cells='{0} × {0} places', glyphs='{} glyphs', frames='{} frames', hops='{} markers', clutter='{} grey sticks')
 
 def world_words(
@@ -100,7 +100,7 @@ def world_words(
     "In what a world differs from the plain one."
     plain = asdict(World())
     new = {k:v for k,v in world.items() if v!=plain.get(k) and not (k=='frames' and task=='follow')}
-    return ', '.join('handwritten digits' if k=='digits' else _WORDS.get(k, k+' {}').format(v) for k,v in new.items())
+    return ', '.join(dict(digits='handwritten digits', hint='a white marker').get(k) or _WORDS.get(k, k+' {}').format(v) for k,v in new.items())
 
 # %% ../nbs/19_report.ipynb #2feaadfe
 def task_of(
@@ -338,7 +338,7 @@ def _order_words(result, task): # does it matter when the question comes, or not
     return [f'{task}, order of question and video: looking gains {_gap(first)} where the question comes first '
             f'and {_gap(last)} where it comes last: {word}.']
 
-# %% ../nbs/19_report.ipynb #44fb58e1
+# %% ../nbs/19_report.ipynb #252c09d0
 def _target_words(result): # how many of the targets are reached
     lines = [t for t in targets(result) if t['verdict']!='not measured']
     if not lines: return ['None of the targets was measured.']
@@ -354,7 +354,7 @@ def _control_words(result): # how many of the controls are beaten, and each that
 def _harder_words(result): # best and worst of the harder worlds, or nothing
     rows = mode_rows(result)
     rows = rows[(rows['start']!='') & (rows['way']=='fine')].sort_values('accuracy')
-    name = lambda r: f"{percent(r.accuracy, r.lo, r.hi, ' %')} of {r.task} with {r.world}"
+    name = lambda r: f"{percent(r.accuracy, r.lo, r.hi, ' %')} of {r.task}{' with ' if r.world else ''}{r.world}"
     if len(rows)<2: return []
     return [f'Harder worlds: dynamic looks are right in {name(rows.iloc[0])} at worst, and in {name(rows.iloc[-1])} at best.']
 
@@ -440,7 +440,7 @@ def figure_modes(
     titles = [f'{t}, {_spaced(o)}' for (t,o),_ in groups]
     return _panels([p for _,p in groups], titles, [p.groupby('arm', sort=False)['what'].first() for _,p in groups])
 
-# %% ../nbs/19_report.ipynb #8841e284
+# %% ../nbs/19_report.ipynb #4bb22e7f
 @_figure
 def figure_harder(
     result:dict, # from `load_result`
@@ -450,8 +450,10 @@ def figure_harder(
     starts = [s for s in rows['start'].unique() if s]
     if not starts: return _nothing('no harder world was measured')
     parts = [pd.concat([rows[rows['arm']==s], rows[rows['start']==s]]) for s in starts]
-    titles = [f"{p['task'].iloc[0]}, {_spaced(p['order'].iloc[0])}: dynamic looks" for p in parts]
-    return _panels(parts, titles, [p.groupby('arm', sort=False)['world'].first().replace('', 'plain world') for p in parts])
+    titles = [f"{p['task'].iloc[0]}, {_spaced(p['order'].iloc[0])}: {'pooled tokens' if p['way'].iloc[0]=='pooled' else 'dynamic looks'}" for p in parts]
+    labels = [p.groupby('arm', sort=False)[['task','world']].first() for p in parts]
+    where = lambda row, home: row['world'] or ('plain world' if row['task']==home else f"{row['task']}, plain world")
+    return _panels(parts, titles, [l.apply(where, axis=1, home=l['task'].iloc[0]) for l in labels])
 
 # %% ../nbs/19_report.ipynb #bff9d1cf
 @_figure
