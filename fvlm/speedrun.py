@@ -396,7 +396,7 @@ def planned_updates(
     per_seed = len(families)*(steps('stage1.yaml')+steps('stage2.yaml'))+steps('stage3.yaml')
     return len(seeds)*per_seed+sum(steps(a.config) for a in arms for _ in seeds_of(a, seeds))
 
-# %% ../nbs/18_speedrun.ipynb #829155ac
+# %% ../nbs/18_speedrun.ipynb #6d6b73b5
 def speedrun(
     bench:Bench, # where and how big
     seeds:list[int], # of weights and order
@@ -411,6 +411,8 @@ def speedrun(
         if only_data: return None
         with progress(planned_updates(bench, seeds, arms), 'train and measure', 'update') as bar:
             run_jobs(pool, jobs_of(bench, seeds, arms), lambda: bar.update(max(0, min(updates_done(bench.out), bar.total)-bar.n)))
-    found = result(bench, seeds, reports, info, time.perf_counter()-clock, arms)
+    earlier = bench.out/'result.json' # of a call with fewer seeds, whose runs were kept
+    before = json.loads(earlier.read_text())['seconds'] if earlier.is_file() else 0
+    found = result(bench, seeds, reports, info, before+time.perf_counter()-clock, arms)
     write_atomic(bench.out/'result.json', json.dumps(found, indent=1, allow_nan=False)+'\n')
     return found
