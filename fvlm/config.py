@@ -33,12 +33,16 @@ class ModelConfig:
     lambda_coarse:float=0.0 # weight of a loss on the coarse pass
     frozen:tuple[Literal["connector","vision","language"],...]=() # parameter groups that do not train
 
-# %% ../nbs/00_config.ipynb #2f4317ad
+# %% ../nbs/00_config.ipynb #6fa4b18c
 @dataclass(frozen=True)
 class DataConfig:
     "What is read, and how it becomes a sequence."
-    shards:str="" # folder of tar shards
+    shards:str="" # folder of tar shards; several, or addresses, joined with commas
     tasks:tuple[str,...]=() # names of the tasks to use; empty: all
+    mix:tuple[str,...]=() # weights of sources, such as [openvid=2, webvid=1]; empty: as many as there are
+    text_share:float=0.14 # share of text-only samples; 0: as many as there are
+    window:int=0 # samples among which those of like length are put together; 0: none
+    max_bad:float=0.01 # share of unusable samples at which a run stops
     order:Literal["question_first","video_first","mixed","frames_front"]="question_first" # where the frames stand
     mask:Literal["answer","all"]="answer" # which text is supervised
     frame_size:int=224 # side of a frame in pixels
@@ -54,13 +58,15 @@ class LearningRates:
     vision:float=1e-5 # the ViT
     language:float=1e-5 # the LLM
 
-# %% ../nbs/00_config.ipynb #dc47875f
+# %% ../nbs/00_config.ipynb #69a26e79
 @dataclass(frozen=True)
 class TrainConfig:
     "How the parameters move."
     steps:int=1000 # optimiser updates
-    batch_size:int=8 # clips per process and micro-batch
-    accumulate:int=1 # micro-batches per update
+    batch_size:int=8 # samples per update, over all processes
+    micro_batch:int=0 # most samples that a process holds at once; 0: its whole share of the update
+    token_budget:int=0 # most tokens in a micro-batch, padding counted; 0: no limit
+    frame_budget:int=0 # most distinct frames in a micro-batch; 0: no limit
     lr:LearningRates=field(default_factory=LearningRates)
     schedule:Literal["cosine","stable","constant","converging"]="cosine" # shape of the learning rate after warm-up
     warmup:float=0.05 # share of the steps in which the rate rises from 0
@@ -130,12 +136,13 @@ def flat(
         found |= flat(value, f'{prefix}{key}.') if isinstance(value, dict) and value else {f'{prefix}{key}':value}
     return found
 
-# %% ../nbs/00_config.ipynb #60520e20
+# %% ../nbs/00_config.ipynb #bf896d70
 _SOME, _MORE, _SHARE = (1, math.inf), (0, math.inf), (0, 1)
 _RANGES = {
     'model.tokens_per_frame':_SOME, 'model.lambda_coarse':_MORE, 'model.visual_gain':_MORE,
     'data.frame_size':_SOME, 'data.image_frames':_SOME, 'data.max_tokens':_SOME, 'data.max_samples':_MORE,
-    'train.steps':_SOME, 'train.batch_size':_SOME, 'train.accumulate':_SOME,
+    'data.text_share':_SHARE, 'data.window':_MORE, 'data.max_bad':_SHARE,
+    'train.steps':_SOME, 'train.batch_size':_SOME, 'train.micro_batch':_MORE, 'train.token_budget':_MORE, 'train.frame_budget':_MORE,
     'train.lr.connector':_SHARE, 'train.lr.vision':_SHARE, 'train.lr.language':_SHARE,
     'train.warmup':_SHARE, 'train.final_lr':_SHARE, 'train.weight_decay':_SHARE, 'train.clip':_MORE, 'train.refine':_SHARE,
     'train.workers':_MORE, 'train.seed':_MORE, 'train.log_every':_SOME, 'train.eval_every':_MORE,

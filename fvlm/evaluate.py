@@ -6,7 +6,7 @@
 __all__ = ['score', 'wilson', 'bootstrap_interval', 'accuracy_table', 'paired_tables', 'paired', 'choice_logprobs',
            'choose_answer', 'as_records', 'validate']
 
-# %% ../nbs/13_evaluate.ipynb #c4107c07
+# %% ../nbs/13_evaluate.ipynb #35497823
 from contextlib import contextmanager
 import math
 import numpy as np, pandas as pd, torch
@@ -15,9 +15,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 from .chat import collate, encode_chat
 from .config import Config
+from .loader import eval_batches
 from .loss import sequence_logprob, token_losses
 from .model import MODES, FoveatedVLM
-from .shards import Shards, eval_batches
+from .shards import Shards
 
 # %% ../nbs/13_evaluate.ipynb #617df21a
 def _row_scores(hidden_BSH, labels_BS, weight_VH): # -> one dict per row
@@ -134,7 +135,7 @@ def bootstrap_interval(
     if lo is not None: return lo, hi
     return wilson(values.mean(), G, level) if values.min()>=0 and values.max()<=1 else (math.nan, math.nan)
 
-# %% ../nbs/13_evaluate.ipynb #e88072b4
+# %% ../nbs/13_evaluate.ipynb #214e2dc5
 def _groups(scores): # what is drawn together: the scene, or the item itself
     own = scores['key'].astype(str)
     return (scores['group'].where(scores['group'].notna(), own) if 'group' in scores else own).astype(str).to_numpy()
@@ -146,7 +147,6 @@ def _summary(part, level): # one line of the table
     return dict(n=len(part), accuracy=float(part['correct'].mean()), lo=lo, hi=hi, chance=guess, above_chance=lo>guess,
                 loss=part['loss_sum'].sum()/tokens if tokens else math.nan)
 
-# %% ../nbs/13_evaluate.ipynb #d67efec4
 def accuracy_table(
     scores:pd.DataFrame, # from `score`
     by:tuple=('task','mode'), # columns that make a line
@@ -176,7 +176,7 @@ def _same_keys(a, b): # the two tables in one order, or the first key that is mi
             raise ValueError(f"item '{key}' is missing in the {name} table ({len(alone)} such items); only the same items can be compared")
     return a, b.set_index('key').loc[a['key']].reset_index()
 
-# %% ../nbs/13_evaluate.ipynb #f07c11b6
+# %% ../nbs/13_evaluate.ipynb #4d431ec0
 def paired_tables(
     scores_a:pd.DataFrame, # one mode of one model
     scores_b:pd.DataFrame, # another, on the same items in any order
@@ -192,7 +192,6 @@ def paired_tables(
     return dict(n=len(a), accuracy_a=float(x.mean()), accuracy_b=float(y.mean()), difference=float(d.mean()), lo=lo, hi=hi,
                 both=int((x&y).sum()), only_a=only_a, only_b=only_b, neither=int((~x&~y).sum()), p=p)
 
-# %% ../nbs/13_evaluate.ipynb #fd97fd0f
 def paired(
     scores:pd.DataFrame, # from `score`
     a:str='fine', # one mode

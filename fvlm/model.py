@@ -22,7 +22,7 @@ from .encoder import EncodedFrames, borrow, encode_frames, load_vit, vit_layers
 from .loss import cross_entropy_sum, supervised
 from .query import READERS, read_slots
 
-# %% ../nbs/07_model.ipynb #f83cd07f
+# %% ../nbs/07_model.ipynb #213d9b62
 MODES = ('coarse', 'fine', 'auto')
 
 class FoveatedConfig(PreTrainedConfig):
@@ -47,6 +47,8 @@ class FoveatedConfig(PreTrainedConfig):
             sub = getattr(self, name) or dict(model_type=kind)
             setattr(self, name, AutoConfig.for_model(**sub) if isinstance(sub, dict) else sub)
         self.query_dim = self.query_dim or self.vision_config.hidden_size
+        if self.query_weights=='own' and self.read!='deep': raise ValueError(f"query_weights='own' needs read='deep'; with '{self.read}' no query goes through the layers")
+        if self.tokens_per_frame>1 and self.read in ('deep','shallow'): raise ValueError(f"read='{self.read}' makes one token per frame, not {self.tokens_per_frame}; use read='grid'")
         super().__post_init__(**kwargs)
 
 # %% ../nbs/07_model.ipynb #e09de893
@@ -89,7 +91,7 @@ def find_slots(
     before = place_Mk[:,0]-1
     return Slots(row_M, place_Mk, (before<0)|~is_frame[row_M, before.clamp(min=0)], frame_index_BT[frame_index_BT>=0])
 
-# %% ../nbs/07_model.ipynb #e808b827
+# %% ../nbs/07_model.ipynb #31383ca2
 class FoveatedVLM(PreTrainedModel, GenerationMixin):
     "A vision-language model with one looked-for token per frame."
     config: FoveatedConfig
@@ -116,52 +118,50 @@ class FoveatedVLM(PreTrainedModel, GenerationMixin):
         self.post_init()
         for p in self.unused_parameters(): p.requires_grad_(False)
 
-    def forward(self,
-        input_ids=None, # `[B,S]`, gap-free, padded at the end only
-        pixel_values_videos=None, # uint8 `[U,3,h,w]`, each distinct frame once
-        frame_index=None, # `[B,T]`, frame of each slot, -1 where a clip has fewer
-        labels=None, # `[B,S]`, -100 where nothing is to be learned, not shifted
-        mode=None, # coarse, fine or auto; default what the model was trained for
-        num_items_in_batch=None, # supervised tokens of the global batch; default of this one
-        coarse_length=None, # how far the coarse pass must run; the last frame's place
-        fine_passes=1, # how often the fine pass looks; each further pass starts from what the one before saw
-        looks=False, # also return the attention of every look
-        mm_encoder_outputs=None, # frames already encoded by `get_video_features`
-        past_key_values=None, use_cache=None, logits_to_keep=0, attention_mask=None, **kwargs,
-    )->FoveatedOutput:
-        if attention_mask is not None and not attention_mask.all(): raise ValueError('padding before or inside a prompt is not supported: pad at the end in training, and generate for prompts of one length at a time')
-        enc = (mm_encoder_outputs or {}).get('video')
-        text = self.get_input_embeddings()(input_ids)
-        out = FoveatedOutput()
-        if enc is None and pixel_values_videos is None: hidden, cache = self.think(text, past_key_values, use_cache)
-        else:
-            mode = mode or self.config.mode
-            if mode not in MODES: raise ValueError(f"unknown mode '{mode}'; choose from {', '.join(MODES)}")
-            if mode!='coarse' and not hasattr(self,'query_out'): raise ValueError(f"this model makes no queries (reader '{self.config.read}', trained '{self.config.mode}'): use mode='coarse'")
-            slots = find_slots(input_ids, frame_index, self.config.frame_token_id, self.config.tokens_per_frame)
-            enc = enc or self.get_video_features(pixel_values_videos, maps=looks and mode=='coarse')
-            see = dict(coarse=self.see_coarse, fine=self.see_fine, auto=self.see_auto)[mode]
-            hidden, cache = see(text, slots, enc, out, labels=labels, n=coarse_length, passes=fine_passes, looks=looks, cache=past_key_values, use_cache=use_cache)
-        out.hidden_BSH, out.past_key_values = hidden, cache
-        if labels is None: 
-            keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            out.logits = self.language.lm_head(hidden[:,keep])
-        else:
-            out.loss_sum, count = self.loss_of(hidden, labels)
-            total = out.loss_sum if out.coarse_sum is None else out.loss_sum+self.config.lambda_coarse*out.coarse_sum
-            out.loss = total/(count if num_items_in_batch is None else num_items_in_batch)
-        return out
+    def unused_parameters(self)->list: # parameters that no loss can reach
+        "Weights of the ViT that nothing here depends on."
+        last = vit_layers(self.vision)[-1]
+        wrote = ('norm1.','attention.k_proj','attention.v_proj','attention.attention.key','attention.attention.value')
+        dead = [] if self.config.query_weights=='shared' else [p for n,p in last.named_parameters() if not n.startswith(wrote)]
+        return dead+[p for n,p in self.vision.named_parameters() if n.endswith('mask_token')]
 
-# %% ../nbs/07_model.ipynb #39a5a333
+    def _known_mode(self, mode): # the wanted mode or the default, if this model has it
+        mode = mode or self.config.mode
+        if mode not in MODES: raise ValueError(f"unknown mode '{mode}'; choose from {', '.join(MODES)}")
+        if mode!='coarse' and not hasattr(self,'query_out'): raise ValueError(f"this model makes no queries (reader '{self.config.read}', trained '{self.config.mode}'): use mode='coarse'")
+        return mode
+
+# %% ../nbs/07_model.ipynb #1c6de0fd
 @patch
-def unused_parameters(self:FoveatedVLM)->list: # parameters that no loss can reach
-    "Weights of the ViT that nothing here depends on."
-    last = vit_layers(self.vision)[-1]
-    wrote = ('norm1.','attention.k_proj','attention.v_proj','attention.attention.key','attention.attention.value')
-    dead = [] if self.config.query_weights=='shared' else [p for n,p in last.named_parameters() if not n.startswith(wrote)]
-    return dead+[p for n,p in self.vision.named_parameters() if n.endswith('mask_token')]
+def forward(self:FoveatedVLM,
+    input_ids=None, # `[B,S]`, gap-free, padded at the end only
+    pixel_values_videos=None, # uint8 `[U,3,h,w]`, each distinct frame once
+    frame_index=None, # `[B,T]`, frame of each slot, -1 where a clip has fewer
+    labels=None, # `[B,S]`, -100 where nothing is to be learned, not shifted
+    mode=None, # coarse, fine or auto; default what the model was trained for
+    num_items_in_batch=None, # supervised tokens of the global batch; default of this one
+    coarse_length=None, # how far the coarse pass must run; the last frame's place
+    fine_passes=1, # how often the fine pass looks; each further pass starts from what the one before saw
+    looks=False, # also return the attention of every look
+    mm_encoder_outputs=None, # frames already encoded by `get_video_features`
+    past_key_values=None, use_cache=None, logits_to_keep=0, attention_mask=None, **kwargs,
+)->FoveatedOutput:
+    "Encode, look in the wanted mode, read the language."
+    if attention_mask is not None and not attention_mask.all():
+        raise ValueError('padding before or inside a prompt is not supported: pad at the end in training, and generate for prompts of one length at a time')
+    text, enc, out = self.get_input_embeddings()(input_ids), (mm_encoder_outputs or {}).get('video'), FoveatedOutput()
+    if blind:=enc is None and pixel_values_videos is None: hidden, cache = self.think(text, past_key_values, use_cache)
+    else:
+        mode, slots = self._known_mode(mode), find_slots(input_ids, frame_index, self.config.frame_token_id, self.config.tokens_per_frame)
+        enc, see = enc or self.get_video_features(pixel_values_videos, maps=looks and mode=='coarse'), getattr(self, f'see_{mode}')
+        hidden, cache = see(text, slots, enc, out, labels=labels, n=coarse_length, passes=fine_passes, looks=looks, cache=past_key_values, use_cache=use_cache)
+    out.hidden_BSH, out.past_key_values = hidden, cache
+    if labels is not None: return self._with_loss(out, labels, num_items_in_batch, blind)
+    keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+    out.logits = self.language.lm_head(hidden[:,keep])
+    return out
 
-# %% ../nbs/07_model.ipynb #1c67be1a
+# %% ../nbs/07_model.ipynb #2584f24d
 @patch
 def think(self:FoveatedVLM,
     embeds_BSH:Tensor, # embeddings of text and visual tokens
@@ -181,7 +181,16 @@ def loss_of(self:FoveatedVLM,
     h_AH, target_A, _ = supervised(hidden_BSH, labels_BS)
     return cross_entropy_sum(h_AH, self.language.lm_head.weight, target_A), max(len(target_A), 1)
 
-# %% ../nbs/07_model.ipynb #d5591eb1
+@patch
+def _with_loss(self:FoveatedVLM, out, labels, num_items_in_batch, blind):
+    "The output with its loss: sums over tokens, divided once. Without a frame the coarse pass is the only one there is."
+    out.loss_sum, count = self.loss_of(out.hidden_BSH, labels)
+    if blind and self.config.lambda_coarse>0: out.coarse_sum = out.loss_sum
+    total = out.loss_sum if out.coarse_sum is None else out.loss_sum+self.config.lambda_coarse*out.coarse_sum
+    out.loss = total/(count if num_items_in_batch is None else num_items_in_batch)
+    return out
+
+# %% ../nbs/07_model.ipynb #4dbe7994
 @patch
 def get_video_features(self:FoveatedVLM,
     pixel_values_videos:Tensor, # uint8 `[U,3,h,w]`
@@ -194,7 +203,6 @@ def get_video_features(self:FoveatedVLM,
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
         return encode_frames(self.vision, pixel_values_videos, self.query_in(self.q_static) if ride else None, maps)
 
-# %% ../nbs/07_model.ipynb #13f375ae
 @patch
 def static_tokens(self:FoveatedVLM,
     enc:EncodedFrames, # U frames
@@ -315,7 +323,7 @@ def _init_weights(self:FoveatedVLM, module):
         if module.bias is not None: init.zeros_(module.bias)
     elif isinstance(module, nn.LayerNorm): init.ones_(module.weight); init.zeros_(module.bias)
 
-# %% ../nbs/07_model.ipynb #376ecc38
+# %% ../nbs/07_model.ipynb #fb30bccb
 @patch
 def get_input_embeddings(self:FoveatedVLM): return self.language.get_input_embeddings()
 @patch
@@ -327,8 +335,17 @@ def get_output_embeddings(self:FoveatedVLM): return self.language.get_output_emb
 def _expand_inputs_for_generation(self:FoveatedVLM, expand_size=1, is_encoder_decoder=False, input_ids=None, **kwargs):
     "Repeat rows, not frames."
     shared = {k:kwargs.pop(k) for k in ('pixel_values_videos','mm_encoder_outputs') if k in kwargs}
-    input_ids, kwargs = GenerationMixin._expand_inputs_for_generation(self, expand_size, is_encoder_decoder, input_ids, **kwargs)
+    input_ids, kwargs = super(FoveatedVLM, self)._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
     return input_ids, {**kwargs, **shared}
+
+@patch
+def prepare_inputs_for_generation(self:FoveatedVLM, input_ids, is_first_iteration=False, use_cache=None, **kwargs):
+    "With a cache the frames are read once, with the prompt."
+    if use_cache and not is_first_iteration: kwargs.pop('mm_encoder_outputs', None)
+    return super(FoveatedVLM, self).prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, use_cache=use_cache, **kwargs)
+
+AutoConfig.register('fvlm', FoveatedConfig)
+AutoModelForImageTextToText.register(FoveatedConfig, FoveatedVLM)
 
 # %% ../nbs/07_model.ipynb #ca834686
 @patch(cls_method=True)
@@ -351,7 +368,7 @@ def from_backbones(cls:FoveatedVLM,
     with torch.no_grad(): model.visual_scale.fill_(visual_gain*llm.get_input_embeddings().weight.std())
     return model, tokenizer
 
-# %% ../nbs/07_model.ipynb #0e7d6fe3
+# %% ../nbs/07_model.ipynb #d02bd0c3
 @patch
 @torch.no_grad()
 def calibrate(self:FoveatedVLM,
@@ -360,6 +377,7 @@ def calibrate(self:FoveatedVLM,
     "Centre the visual tokens of some frames and give them unit spread."
     y = rearrange(self.visual_out(self.visual_mid(self.static_tokens(self.get_video_features(pixel_values_videos)))), 'u k h -> (u k) h')
     middle, spread = y.mean(0), y.std(0, correction=0).square().mean().sqrt()
+    if not spread>0: raise ValueError(f'calibrate got {len(y)} frames that look alike; give some that differ')
     self.visual_out.weight.div_(spread); self.visual_out.bias.sub_(middle).div_(spread)
     return (spread/y.square().mean().sqrt()).item()
 
@@ -389,7 +407,3 @@ def load_tokenizer(
 ): # a tokenizer that knows `<frame>`
     "The tokenizer that was saved beside a model."
     return AutoTokenizer.from_pretrained(checkpoint_folder(name))
-
-# %% ../nbs/07_model.ipynb #89268250
-AutoConfig.register('fvlm', FoveatedConfig)
-AutoModelForImageTextToText.register(FoveatedConfig, FoveatedVLM)

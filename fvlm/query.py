@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['READERS', 'deep_read', 'attention_entropy', 'slot_ranks', 'read_slots', 'DeepReader', 'ShallowReader']
 
-# %% ../nbs/06_query.ipynb #2a3207cf
+# %% ../nbs/06_query.ipynb #ff6be22e
 import copy
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from einops import rearrange
 from transformers import PreTrainedModel
-from .encoder import EncodedFrames, encode_frames, vit_layers, final_norm, no_angles
+from .encoder import EncodedFrames, encode_frames, vit_layers, final_norm, no_angles, looking
 
-# %% ../nbs/06_query.ipynb #04ae5b8f
+# %% ../nbs/06_query.ipynb #19e279e5
 def deep_read(
     vit:PreTrainedModel, # the borrowed ViT that encoded the frames
     enc:EncodedFrames, # its memory of U frames
@@ -24,7 +24,7 @@ def deep_read(
     "Carry queries through all layers, reading each layer's keys and values."
     x = query_UKD
     for layer, kv in zip(layers or vit_layers(vit), enc.kv, strict=True):
-        x = layer(x, kv=kv, maps=maps, **no_angles(vit, x))
+        with looking(kv=kv, maps=maps): x = layer(x, **no_angles(vit, x))
     return final_norm(vit)(x)
 
 # %% ../nbs/06_query.ipynb #fac0348b
@@ -64,7 +64,7 @@ def read_slots(
     if maps is not None: maps += [rearrange(m, 'u h k n -> u k h n')[u,k] for m in seen]
     return tok_UKD[u,k]
 
-# %% ../nbs/06_query.ipynb #c2d60da7
+# %% ../nbs/06_query.ipynb #88ff1fc0
 class DeepReader(nn.Module):
     "The query walks through all layers; optionally through its own copy of them."
     looks, n_tokens = True, 1
@@ -74,8 +74,8 @@ class DeepReader(nn.Module):
     ):
         super().__init__()
         self.layers = copy.deepcopy(vit_layers(vit)) if own else None
-        for layer in self.layers or []:
-            for name in {'k_proj','v_proj','key','value'} & set(dict(layer.attention.named_children())): setattr(layer.attention, name, nn.Identity())
+        for part in [m for layer in self.layers or [] for m in layer.attention.modules()]:
+            for name in {'k_proj','v_proj','key','value'} & {n for n,_ in part.named_children()}: setattr(part, name, nn.Identity())
 
     def forward(self, vit, enc, query_UKD, maps=None): 
         return deep_read(vit, enc, query_UKD, self.layers, maps)

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['WAYS', 'ORDERS', 'MAIN', 'TARGETS', 'CHANCE', 'TRAINING', 'GRID', 'SMOKE', 'UNSEEN', 'CSS', 'check_result',
-           'load_result', 'Way', 'way_of', 'world_words', 'task_of', 'what', 'mode_rows', 'percent', 'points',
-           'markdown_table', 'results_frame', 'results_table', 'find_arm', 'found', 'compared', 'two_by_two_frame',
-           'two_by_two', 'targets', 'in_words', 'pair_words', 'outcome', 'unbeaten', 'guessing', 'verdict',
-           'figure_png', 'figure_modes', 'figure_harder', 'figure_two_by_two', 'curve', 'figure_stages',
-           'figure_curves', 'figure_worlds', 'look_pairs', 'figure_looks', 'look_table', 'figure_entropy',
-           'narrowest_layer', 'Markup', 'tag', 'html_table', 'save_figure', 'stages_frame', 'write_report']
+           'load_result', 'Way', 'way_of', 'world_words', 'task_of', 'what', 'percent', 'points', 'markdown_table',
+           'mode_rows', 'results_frame', 'results_table', 'find_arm', 'found', 'curve', 'compared', 'stages_frame',
+           'two_by_two_frame', 'two_by_two', 'targets', 'in_words', 'pair_words', 'outcome', 'unbeaten', 'guessing',
+           'verdict', 'figure_png', 'figure_modes', 'figure_harder', 'figure_two_by_two', 'figure_stages',
+           'figure_curves', 'figure_worlds', 'look_pairs', 'figure_looks', 'look_table', 'narrowest_layer',
+           'figure_entropy', 'Markup', 'tag', 'html_table', 'save_figure', 'write_report']
 
 # %% ../nbs/19_report.ipynb #12c3880b
 import base64, html, io, json, math, re, textwrap
@@ -25,7 +25,7 @@ from .looks import Looks, look_at, mass_on, scene_frames, show_looks
 from .model import FoveatedVLM
 from .scenes import TASKS, World, film_strip, make_scene
 
-# %% ../nbs/19_report.ipynb #b08172cf
+# %% ../nbs/19_report.ipynb #a03e3e2e
 _MUST = dict(info=dict, smoke=bool, seeds=list, seconds=(int,float), arms=list)
 _MAY = dict(command='', size={}, data={}, eye=[], comparisons=[], stages=[], curves=[], configs={})
 _ARM = dict(name=str, data=str, order=str, read=str, train_mode=str, tokens_per_frame=int, results=list)
@@ -37,6 +37,7 @@ def _demand(thing, keys, name): # the thing has these keys of these types, or on
     for k,kind in keys.items():
         if not isinstance(thing.get(k), kind): raise ValueError(f"{name} has no usable '{k}'; {_ANEW}")
 
+# %% ../nbs/19_report.ipynb #d4aaead9
 def check_result(
     result:dict, # from a speedrun
     name:str='result', # of the file, for the complaint
@@ -56,7 +57,6 @@ def _whole_arm(arm): # nothing left out; modes in pairs are named arm/mode
     pairs = [dict(p, a=full(p['a']), b=full(p['b'])) for p in arm.get('paired', [])]
     return {**dict(start='', world={}, steps=0, seconds=[]), **arm, 'paired':pairs}
 
-# %% ../nbs/19_report.ipynb #ce9b79f6
 def load_result(
     path:str|Path, # of a result file
 )->dict: # complete, from `check_result`
@@ -90,7 +90,7 @@ def way_of(
     "Which way of looking this is."
     return mode if arm['train_mode']=='fine' else 'pooled' if arm['read'] in ('grid','mean','cls') else 'static'
 
-# %% ../nbs/19_report.ipynb #47265eff
+# %% ../nbs/19_report.ipynb #bded7986
 _WORDS = dict(size='{} px', cells='{0} × {0} places', glyphs='{} glyphs', frames='{} frames', hops='{} markers', clutter='{} grey sticks')
 
 def world_words(
@@ -102,7 +102,6 @@ def world_words(
     new = {k:v for k,v in world.items() if v!=plain.get(k) and not (k=='frames' and task=='follow')}
     return ', '.join(dict(digits='handwritten digits', hint='a white marker').get(k) or _WORDS.get(k, k+' {}').format(v) for k,v in new.items())
 
-# %% ../nbs/19_report.ipynb #2feaadfe
 def task_of(
     result:dict, # from `load_result`
     arm:dict, # one of its arms
@@ -120,20 +119,9 @@ def what(
     pooled = dict(grid=f"{arm['tokens_per_frame']} pooled tokens", mean='the average patch', cls='the class token')
     return '; '.join(filter(None, [pooled.get(arm['read'], model), world_words(arm['world'], task_of(result, arm))]))
 
-# %% ../nbs/19_report.ipynb #0761574c
-_FIELDS = ('mode','n','accuracy','lo','hi','chance','above_chance','loss','seeds')
+def _spaced(order): return order.replace('_', ' ')
 
-def mode_rows(
-    result:dict, # from `load_result`
-)->pd.DataFrame: # a line per model and mode: arm, task, order, what, way, start, and the numbers
-    "All accuracies of the arms as one table."
-    rows = [dict(arm=a['name'], task=(t:=task_of(result, a)), order=a['order'], what=what(result, a), world=world_words(a['world'], t),
-                 way=way_of(a, r['mode']), start=a['start'], **{k:r.get(k) for k in _FIELDS}) for a in result['arms'] for r in a['results']]
-    table = pd.DataFrame(rows, columns=['arm','task','order','what','world','way','start',*_FIELDS])
-    for c in ('accuracy','lo','hi','chance','loss'): table[c] = table[c].astype(float)
-    return table.assign(seeds=[s or [] for s in table['seeds']])
-
-# %% ../nbs/19_report.ipynb #7d015341
+# %% ../nbs/19_report.ipynb #7aec6307
 def percent(
     p:float, # 0..1; None or NaN for what was not measured
     lo:float=None, # of the interval
@@ -154,11 +142,6 @@ def points(
     signed = lambda x: f'{100*x:+.1f}'.replace('-', '−')
     return f'{signed(d)} points'+('' if lo is None or hi is None else f' ({signed(lo)} to {signed(hi)})')
 
-def _rate(r, unit=''): return percent(r['accuracy'], r['lo'], r['hi'], unit) if r else '–' # a line of results
-def _gap(c): return points(c['difference'], c['lo'], c['hi']) if c else '–' # a comparison
-def _spaced(order): return order.replace('_', ' ')
-
-# %% ../nbs/19_report.ipynb #2e79a815
 def markdown_table(
     table:pd.DataFrame, # of text
 )->str: # lines of a Markdown table
@@ -167,7 +150,19 @@ def markdown_table(
     lines = [list(table.columns), ['---']*table.shape[1], *table.itertuples(index=False)]
     return '\n'.join('| '+' | '.join(map(clean, line))+' |' for line in lines)
 
-# %% ../nbs/19_report.ipynb #9c25249f
+# %% ../nbs/19_report.ipynb #fc103907
+_FIELDS = ('mode','n','accuracy','lo','hi','chance','above_chance','loss','seeds')
+
+def mode_rows(
+    result:dict, # from `load_result`
+)->pd.DataFrame: # a line per model and mode: arm, task, order, what, way, start, and the numbers
+    "All accuracies of the arms as one table."
+    rows = [dict(arm=a['name'], task=(t:=task_of(result, a)), order=a['order'], what=what(result, a), world=world_words(a['world'], t),
+                 way=way_of(a, r['mode']), start=a['start'], **{k:r.get(k) for k in _FIELDS}) for a in result['arms'] for r in a['results']]
+    table = pd.DataFrame(rows, columns=['arm','task','order','what','world','way','start',*_FIELDS])
+    for c in ('accuracy','lo','hi','chance','loss'): table[c] = table[c].astype(float)
+    return table.assign(seeds=[s or [] for s in table['seeds']])
+
 def results_frame(
     result:dict, # from `load_result`
 )->pd.DataFrame: # of text; a line per model, accuracies in percent with their 95 % intervals
@@ -175,9 +170,9 @@ def results_frame(
     lines = []
     for _,part in mode_rows(result).groupby('arm', sort=False):
         first, arm = part.iloc[0], next(a for a in result['arms'] if a['name']==part['arm'].iloc[0])
-        found = {r.mode:percent(r.accuracy, r.lo, r.hi) for r in part.itertuples()}
+        found = {'coarse':'–', 'fine':'–', 'auto':'–'} | {r.mode:percent(r.accuracy, r.lo, r.hi) for r in part.itertuples()}
         lines.append({'task':first['task'], 'order':_spaced(first['order']), 'what':first['what'],
-                      'tokens per frame':str(arm['tokens_per_frame']), 'chance':percent(first['chance']), **{m:found.get(m, '–') for m in ('coarse','fine','auto')}})
+                      'tokens per frame':str(arm['tokens_per_frame']), 'chance':percent(first['chance']), **found})
     return pd.DataFrame(lines, columns=['task','order','what','tokens per frame','chance','coarse','fine','auto'])
 
 def results_table(
@@ -186,7 +181,7 @@ def results_table(
     "Every arm with its three modes, for the README."
     return markdown_table(results_frame(result))
 
-# %% ../nbs/19_report.ipynb #cdba06f4
+# %% ../nbs/19_report.ipynb #d67e4573
 def find_arm(
     result:dict, # from `load_result`
     task:str, # key of `TASKS`
@@ -205,7 +200,17 @@ def found(
     "What an arm reached in a mode."
     return next((r for r in arm['results'] if r['mode']==mode), None) if arm else None
 
-# %% ../nbs/19_report.ipynb #3a52bb0c
+def curve(
+    result:dict, # from `load_result`
+    run:str, # its name
+    event:str, # train or eval
+    column:str='loss', # of the curve
+)->dict: # seed -> steps and values
+    "One quantity of a run."
+    rows = [c for c in result['curves'] if (c['run'],c['event'])==(run,event) and c.get(column)]
+    return {c['seed']:(c['step'], [math.nan if v is None else v for v in c[column]]) for c in rows}
+
+# %% ../nbs/19_report.ipynb #05996ccf
 def compared(
     result:dict, # from `load_result`
     a:str, # arm/mode
@@ -218,6 +223,18 @@ def compared(
     arms = {x['name']:x for x in result['arms']}
     x, y = (found(arms.get(n), m) for n,_,m in (a.rpartition('/'), b.rpartition('/')))
     return dict(a=a, b=b, difference=x['accuracy']-y['accuracy'], lo=None, hi=None, p=None, n=None) if x and y else None
+
+def _rate(r, unit=''): return percent(r['accuracy'], r['lo'], r['hi'], unit) if r else '–' # a line of results
+def _gap(c): return points(c['difference'], c['lo'], c['hi']) if c else '–' # a comparison
+
+def stages_frame(
+    result:dict, # from `load_result`
+)->pd.DataFrame: # of text; a line per task
+    "What the final model of the three stages can do."
+    seen = {(r['task'],r['mode']):r for r in result['stages']}
+    chances = {t:percent(r.get('chance')) for (t,_),r in seen.items()}
+    lines = [{'task':t, 'chance':c, **{m:_rate(seen.get((t,m))) for m in ('coarse','fine','auto')}} for t,c in chances.items()]
+    return pd.DataFrame(lines, columns=['task','chance','coarse','fine','auto'])
 
 # %% ../nbs/19_report.ipynb #f26980fa
 ORDERS = ('question_first', 'video_first')
@@ -244,7 +261,7 @@ def two_by_two(
     "Order against way of looking, for the README."
     return markdown_table(two_by_two_frame(result, task))
 
-# %% ../nbs/19_report.ipynb #3caea485
+# %% ../nbs/19_report.ipynb #063e430c
 MAIN = dict(lookup='question_first', follow='video_first') # where a dynamic look is meant to help
 TARGETS = dict(fine=.95, static=.45, auto=.01) # at least; at most; at most this far from fine, either way
 
@@ -253,7 +270,6 @@ def _reached(value, lo, hi, least=-math.inf, most=math.inf): # one of four words
     lo, hi = (value if x is None else x for x in (lo, hi))
     return 'met' if least<=lo and hi<=most else 'met narrowly' if least<=value<=most else 'missed'
 
-# %% ../nbs/19_report.ipynb #50addc6b
 def targets(
     result:dict, # from `load_result`
 )->list[dict]: # task, target, value and verdict, all text
@@ -338,7 +354,7 @@ def _order_words(result, task): # does it matter when the question comes, or not
     return [f'{task}, order of question and video: looking gains {_gap(first)} where the question comes first '
             f'and {_gap(last)} where it comes last: {word}.']
 
-# %% ../nbs/19_report.ipynb #252c09d0
+# %% ../nbs/19_report.ipynb #e7494164
 def _target_words(result): # how many of the targets are reached
     lines = [t for t in targets(result) if t['verdict']!='not measured']
     if not lines: return ['None of the targets was measured.']
@@ -358,7 +374,6 @@ def _harder_words(result): # best and worst of the harder worlds, or nothing
     if len(rows)<2: return []
     return [f'Harder worlds: dynamic looks are right in {name(rows.iloc[0])} at worst, and in {name(rows.iloc[-1])} at best.']
 
-# %% ../nbs/19_report.ipynb #d9f7fc4e
 def verdict(
     result:dict, # from `load_result`
 )->list[str]: # sentences
@@ -369,7 +384,7 @@ def verdict(
     for task in MAIN: told += _order_words(result, task)
     return [s[0].upper()+s[1:] for s in [*told, *_control_words(result), *_harder_words(result)]]
 
-# %% ../nbs/19_report.ipynb #5158ff9b
+# %% ../nbs/19_report.ipynb #2f7889aa
 _STYLE = {'font.size':9, 'axes.spines.top':False, 'axes.spines.right':False, 'axes.edgecolor':'#999999', 'legend.frameon':False,
           'xtick.color':'#444444', 'ytick.color':'#222222', 'axes.titlesize':9, 'axes.titleweight':'bold', 'axes.titlelocation':'left',
           'figure.facecolor':'white', 'axes.facecolor':'white'}
@@ -396,12 +411,14 @@ def figure_png(
     Image.open(data).convert('RGB').quantize(160, dither=Image.Dither.NONE).save(small, 'PNG', optimize=True)
     return small.getvalue()
 
-def _nothing(words): # a figure for what is not in the file
-    fig, ax = plt.subplots(figsize=(6,.8)); ax.axis('off')
-    ax.text(0, .5, words, va='center', color='#666666')
-    return fig
+# %% ../nbs/19_report.ipynb #81542d6c
+def _key(label, colour, **line): return plt.Line2D([], [], color=colour, label=label, mec='white', **line)
+def _legend(fig, keys): fig.legend(handles=keys, loc='outside upper left', ncols=3, fontsize=8)
 
-# %% ../nbs/19_report.ipynb #db8bf918
+def _way_keys(ways): # which mark is which
+    keys = [_key(w.label, w.colour, marker=w.mark, lw=3, ms=6.5) for k,w in WAYS.items() if k in set(ways)]
+    return [*keys, _key('chance', CHANCE, ls='--', lw=1)]
+
 def _lines(ax, rows, labels): # a line per model: marks with intervals, seeds and chance
     for y,(_,part) in enumerate(rows.groupby('arm', sort=False)):
         for dy,r in zip(np.linspace(-.29, .29, len(part)) if len(part)>1 else [0], part.itertuples()):
@@ -413,13 +430,6 @@ def _lines(ax, rows, labels): # a line per model: marks with intervals, seeds an
     ax.set(yticks=range(len(labels)), yticklabels=labels, xlim=(-1,101), ylim=(len(labels)-.4,-.6))
     ax.grid(axis='x', color=GRID); ax.set_axisbelow(True); ax.tick_params(length=0)
 
-def _key(label, colour, **line): return plt.Line2D([], [], color=colour, label=label, mec='white', **line)
-def _legend(fig, keys): fig.legend(handles=keys, loc='outside upper left', ncols=3, fontsize=8)
-def _way_keys(ways): # which mark is which
-    keys = [_key(w.label, w.colour, marker=w.mark, lw=3, ms=6.5) for k,w in WAYS.items() if k in set(ways)]
-    return [*keys, _key('chance', CHANCE, ls='--', lw=1)]
-
-# %% ../nbs/19_report.ipynb #9b73b25c
 def _panels(parts, titles, labels): # one above the other, each as tall as it has models
     sizes = [p['arm'].nunique() for p in parts]
     fig, axs = plt.subplots(len(parts), 1, sharex=True, squeeze=False, height_ratios=[n+.35 for n in sizes],
@@ -427,6 +437,12 @@ def _panels(parts, titles, labels): # one above the other, each as tall as it ha
     for ax,part,title,names in zip(axs[:,0], parts, titles, labels): _lines(ax, part, names); ax.set_title(title)
     axs[-1,0].set_xlabel('right answers, %')
     _legend(fig, _way_keys(pd.concat(parts)['way']))
+    return fig
+
+# %% ../nbs/19_report.ipynb #cfeac450
+def _nothing(words): # a figure for what is not in the file
+    fig, ax = plt.subplots(figsize=(6,.8)); ax.axis('off')
+    ax.text(0, .5, words, va='center', color='#666666')
     return fig
 
 @_figure
@@ -440,7 +456,6 @@ def figure_modes(
     titles = [f'{t}, {_spaced(o)}' for (t,o),_ in groups]
     return _panels([p for _,p in groups], titles, [p.groupby('arm', sort=False)['what'].first() for _,p in groups])
 
-# %% ../nbs/19_report.ipynb #4bb22e7f
 @_figure
 def figure_harder(
     result:dict, # from `load_result`
@@ -475,22 +490,11 @@ def figure_two_by_two(
     axs[0,0].set_ylabel('right answers, %'); _legend(fig, _way_keys(('fine','static')))
     return fig
 
-# %% ../nbs/19_report.ipynb #02b49fdf
-def curve(
-    result:dict, # from `load_result`
-    run:str, # its name
-    event:str, # train or eval
-    column:str='loss', # of the curve
-)->dict: # seed -> steps and values
-    "One quantity of a run."
-    rows = [c for c in result['curves'] if (c['run'],c['event'])==(run,event) and c.get(column)]
-    return {c['seed']:(c['step'], [math.nan if v is None else v for v in c[column]]) for c in rows}
-
+# %% ../nbs/19_report.ipynb #c5a5919c
 def _draw_curve(ax, seeds, colour, style='-'): # thin seeds, thick mean
     for x,y in seeds.values(): ax.plot(x, y, style, color=colour, lw=.6, ms=4, alpha=.6)
     if len({tuple(x) for x,_ in seeds.values()})==1: ax.plot(x, np.mean([y for _,y in seeds.values()], 0), style, color=colour, lw=1.8, ms=4)
 
-# %% ../nbs/19_report.ipynb #919ec35f
 def _loss_axes(axs): # what all loss panels share
     for ax in axs.flat:
         ax.set_yscale('log'); ax.grid(axis='y', color=GRID); ax.tick_params(labelsize=8)
@@ -586,7 +590,7 @@ def figure_looks(
     looks, targets = zip(*look_pairs(model, tokenizer, **kwargs))
     return show_looks(list(looks), list(targets), layer=layer)
 
-# %% ../nbs/19_report.ipynb #15ba721e
+# %% ../nbs/19_report.ipynb #91c55534
 def look_table(
     model:FoveatedVLM, # who looks
     tokenizer:PreTrainedTokenizerFast, # its tokenizer
@@ -603,6 +607,12 @@ def look_table(
                     rows += [dict(task=task, film=i, frame=t, mode=looks.mode, layer=l, entropy=e, uniform=looks.uniform, on_target=share)
                              for t,(e,share) in enumerate(zip(entropy_T, mass_on(looks, target, layer=l).tolist()))]
     return pd.DataFrame(rows)
+
+def narrowest_layer(
+    table:pd.DataFrame, # from `look_table`
+)->int: # 0..L-1
+    "The layer with the narrowest dynamic looks."
+    return int(table[table['mode']!='coarse'].groupby('layer')['entropy'].mean().idxmin())
 
 # %% ../nbs/19_report.ipynb #9d6f524f
 def figure_entropy(
@@ -631,14 +641,7 @@ def _by_layer(ax, table, values, uniform, title): # mean and middle 80 % of each
     ax.axhline(uniform, color=CHANCE, ls='--', lw=1); ax.grid(axis='y', color=GRID)
     ax.set(title=title, xlabel='layer', xticks=sorted(table['layer'].unique())); ax.set_ylim(bottom=0)
 
-# %% ../nbs/19_report.ipynb #4878b0c0
-def narrowest_layer(
-    table:pd.DataFrame, # from `look_table`
-)->int: # 0..L-1
-    "The layer with the narrowest dynamic looks."
-    return int(table[table['mode']!='coarse'].groupby('layer')['entropy'].mean().idxmin())
-
-# %% ../nbs/19_report.ipynb #b93af87e
+# %% ../nbs/19_report.ipynb #30d22e18
 class Markup(str): "Text that is HTML already."
 
 def tag(
@@ -651,7 +654,6 @@ def tag(
     text = ''.join(x if isinstance(x, Markup) else html.escape(str(x)) for x in inside)
     return Markup(f'<{element}{given}>' if element in ('img','meta') else f'<{element}{given}>{text}</{element}>')
 
-# %% ../nbs/19_report.ipynb #f0719723
 def html_table(
     table:pd.DataFrame, # of text
     caption:str='', # above it
@@ -664,6 +666,7 @@ def html_table(
     body = tag('tbody', *(tag('tr', *map(cell, map(str, line))) for line in table.itertuples(index=False)))
     return tag('div', tag('table', *([tag('caption', caption)] if caption else []), head, body), class_='wide')
 
+# %% ../nbs/19_report.ipynb #db28b2fb
 def save_figure(
     fig:plt.Figure, # to be kept
     path:Path, # of a PNG file
@@ -676,6 +679,16 @@ def save_figure(
     source, width = 'data:image/png;base64,'+base64.b64encode(data).decode(), round(.72*Image.open(io.BytesIO(data)).width)
     image = tag('img', src=source, alt=words, style=f'max-width:{width}px; min-width:min(34rem,{width}px)')
     return tag('figure', tag('div', image, class_='picture'), tag('figcaption', words))
+
+def _section(title, *inside): return tag('section', tag('h2', title), *inside, id=title.lower().replace(' ', '-')) # with a name to jump to
+def _list(lines): return tag('ul', *(tag('li', x) for x in lines))
+def _folded(title, inside): return tag('details', tag('summary', title), inside)
+def _picture(folder, name, fig, words): return save_figure(fig, folder/f'figures/{name}.png', words)
+def _small(p): return '–' if p is None else '< 0.001' if p<.001 else f'{p:.3f}'
+
+def _clock(seconds): # 3723 -> 1 h 2 min
+    minutes = round(seconds/60)
+    return f'{seconds:.0f} s' if seconds<120 else f'{minutes} min' if minutes<60 else f'{minutes//60} h {minutes%60} min'
 
 # %% ../nbs/19_report.ipynb #171426e2
 CSS = '''
@@ -706,18 +719,7 @@ details { margin:.6rem 0 } summary { cursor:pointer }
 pre { background:var(--card); border-radius:8px; padding:.8rem; overflow-x:auto; font-size:.82rem; line-height:1.4 }
 '''
 
-# %% ../nbs/19_report.ipynb #413fc262
-def _section(title, *inside): return tag('section', tag('h2', title), *inside, id=title.lower().replace(' ', '-')) # with a name to jump to
-def _list(lines): return tag('ul', *(tag('li', x) for x in lines))
-def _folded(title, inside): return tag('details', tag('summary', title), inside)
-def _picture(folder, name, fig, words): return save_figure(fig, folder/f'figures/{name}.png', words)
-def _small(p): return '–' if p is None else '< 0.001' if p<.001 else f'{p:.3f}'
-
-def _clock(seconds): # 3723 -> 1 h 2 min
-    minutes = round(seconds/60)
-    return f'{seconds:.0f} s' if seconds<120 else f'{minutes} min' if minutes<60 else f'{minutes//60} h {minutes%60} min'
-
-# %% ../nbs/19_report.ipynb #243425cf
+# %% ../nbs/19_report.ipynb #78d23aff
 def _asked(result, folder): # the question, for a reader who knows nothing
     return _section('What was asked',
         tag('p', 'A model watches a short film and answers a question. It may keep only one token for each frame: one small vector that must hold '
@@ -731,7 +733,6 @@ def _asked(result, folder): # the question, for a reader who knows nothing
         tag('p', 'One trained model can look in three ways. Coarse: static looks only. Fine: a static pass makes the queries for all frames '
             'at once, a second pass reads what they found. Auto: look, think, look again, frame by frame.'))
 
-# %% ../nbs/19_report.ipynb #d55fb8f0
 def _tile(way, task, r): # one number, large
     words = dict(fine='dynamic looks', static='one static look')[way]
     small = f"95 %: {100*r['lo']:.1f}-{100*r['hi']:.1f}; chance: {percent(r.get('chance'))}"
@@ -744,7 +745,7 @@ def _verdict(result): # numbers, targets, sentences
         html_table(pd.DataFrame(targets(result)),
                    'Targets, fixed before the run. Met: the whole interval is on the right side. Met narrowly: only the measured value is.'))
 
-# %% ../nbs/19_report.ipynb #d625f6b5
+# %% ../nbs/19_report.ipynb #2417c502
 def _pairs(result, pairs, caption=''): # a table of comparisons
     lines = [dict(comparison=pair_words(result, c), difference=_gap(c), items=c.get('n', '–'), p=_small(c.get('p')), reading=outcome(c)) for c in pairs]
     return html_table(pd.DataFrame(lines), caption) if lines else ''
@@ -760,7 +761,6 @@ def _modes(result, folder): # all arms, then the pairs
         _pairs(result, result['comparisons'], 'The same questions answered by two models: first minus second.'),
         _folded('The same questions answered by one model in two modes', _pairs(result, [p for a in result['arms'] for p in a['paired']])))
 
-# %% ../nbs/19_report.ipynb #538ea452
 def _order(result, folder): # the 2 × 2
     return _section('Order of question and video',
         tag('p', 'If looking is guided by the question, it must help when the question comes first and cannot help when it comes last. '
@@ -776,7 +776,7 @@ def _harder(result, folder): # where it stops
         _picture(folder, 'worlds_harder', figure_worlds(result, True), 'A film of each harder world, with a question and its answer.'),
         _picture(folder, 'harder', figure_harder(result), 'Right answers in harder worlds, below the model that each one goes on from.'))
 
-# %% ../nbs/19_report.ipynb #9956f172
+# %% ../nbs/19_report.ipynb #cbc3f02f
 def _looks(model, tokenizer, folder): # overlays and entropy, where a model is given
     if model is None or not hasattr(model, 'query_out'): return ''
     model.eval()
@@ -791,16 +791,6 @@ def _looks(model, tokenizer, folder): # overlays and entropy, where a model is g
                  'Left: how widely looks are spread. Right: the share of a look that lies on the answer. Dashed: a look that prefers nothing. '
                  f"Means over {table['film'].nunique()} unseen films per task, with the middle 80 %."))
 
-# %% ../nbs/19_report.ipynb #c191a174
-def stages_frame(
-    result:dict, # from `load_result`
-)->pd.DataFrame: # of text; a line per task
-    "What the final model of the three stages can do."
-    seen = {(r['task'],r['mode']):r for r in result['stages']}
-    chances = {t:percent(r.get('chance')) for (t,_),r in seen.items()}
-    lines = [{'task':t, 'chance':c, **{m:_rate(seen.get((t,m))) for m in ('coarse','fine','auto')}} for t,c in chances.items()]
-    return pd.DataFrame(lines, columns=['task','chance','coarse','fine','auto'])
-
 def _learning(result, folder): # stages and curves
     return _section('Learning',
         tag('p', 'The recipe of a real run in small: captions, questions about pictures, questions about films, each stage from the one before. '
@@ -810,7 +800,7 @@ def _learning(result, folder): # stages and curves
         _picture(folder, 'curves', figure_curves(result),
                  'Training loss of the arms. Each goes on from stage 2 of its own kind. Thin lines are single seeds.'))
 
-# %% ../nbs/19_report.ipynb #03d931d1
+# %% ../nbs/19_report.ipynb #62eca98c
 def _facts(result): # of the run as a whole
     i, named = result['info'], lambda d: ', '.join(f'{k} {v}' for k,v in d.items())
     facts = dict(command=result['command'], commit=f"{i.get('commit')}{' with changes' if i.get('dirty') else ''}",
@@ -829,7 +819,6 @@ def _made(result): # enough to do it again
     return _section('How it was made', _facts(result), *(_folded(title, html_table(pd.DataFrame(lines))) for title,lines in more.items()),
                     *(_folded(name, tag('pre', yaml.safe_dump(config, sort_keys=False))) for name,config in result['configs'].items()))
 
-# %% ../nbs/19_report.ipynb #2ede90db
 def _limits(result): # what failed, and what the numbers cannot say
     n, missed = len(result['seeds']), [f"{t['target']} in {t['task']}: {t['value']}" for t in targets(result) if t['verdict']=='missed']
     parts = {'Targets missed':missed, 'Controls not beaten':unbeaten(result), 'Not shown to be above chance':guessing(result)}

@@ -8,18 +8,20 @@ __all__ = ['FILMS', 'FAMILIES', 'LOOKUP', 'FOLLOW', 'ARMS', 'FULL', 'SMOKE', 'TA
            'run_stage3', 'open_pool', 'updates_done', 'seeds_of', 'jobs_of', 'run_jobs', 'summary', 'versus', 'compare',
            'curves', 'arm_record', 'result', 'prepare', 'make_backbones', 'planned_updates', 'speedrun']
 
-# %% ../nbs/18_speedrun.ipynb #7fa57750
-import json, multiprocessing, os, threading, time
+# %% ../nbs/18_speedrun.ipynb #bd6a5eef
+import json, math, multiprocessing, os, threading, time
 import pandas as pd, torch
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from .backbones import FRAME_SIZE, build_backbones
+from .build import build_shards
 from .config import DataConfig, load_config, read_yaml, write_atomic
 from .evaluate import accuracy_table, as_records, paired_tables, score, validate
+from .loader import eval_batches
 from .model import FoveatedVLM, load_tokenizer
 from .scenes import World, make_scene, render
-from .shards import Shards, clips_of, eval_batches, write_shards
+from .shards import Cut, Shards, clips_of
 from .tracking import progress, read_metrics, run_info
 from .train import train
 from transformers.utils.logging import disable_progress_bar
@@ -58,17 +60,17 @@ def render_films(
     task, worlds, numbers, folder = job
     return [r for i in numbers for r in render(make_scene(task, i, worlds[i%len(worlds)]), folder)]
 
-# %% ../nbs/18_speedrun.ipynb #eb9055a5
+# %% ../nbs/18_speedrun.ipynb #ae36caa1
 def build_films(
     name:str, # of the data set
     films:Films, # what it is
     folder:Path, # gets `films/NAME` and `shards/NAME`
     pool, # of processes
     chunk:int=250, # films per job and shard
-)->dict: # report of `write_shards`
+)->dict: # report of `build_shards`
     "Render a data set as mp4 files and cut its shards; nothing is done twice."
     shards, movies = folder/'shards'/name, folder/'films'/name
-    if (shards/'build.json').is_file(): return json.loads((shards/'build.json').read_text())
+    if (shards/'report.json').is_file(): return json.loads((shards/'report.json').read_text())
     jobs = [(films.task, films.worlds, range(i, min(i+chunk, films.count)), movies) for i in range(0, films.count, chunk)]
     records, notes = [], movies/'annotations.jsonl'
     with progress(films.count, f'render {name}', 'film') as bar:
@@ -76,9 +78,7 @@ def build_films(
     write_atomic(notes, ''.join(json.dumps(r)+'\n' for r in records))
     clips = list(clips_of(records, movies))
     with progress(len(clips), f'shard {name}', 'film') as bar:
-        def watch(done, total):
-            for d in done: bar.update(min(chunk, len(clips)-bar.n)); yield d
-        return write_shards(clips, shards, FRAME_SIZE, films.frames, per_shard=chunk, pool=pool, track=watch)
+        return build_shards(clips, shards, Cut(FRAME_SIZE, films.frames), per_shard=chunk, pool=pool, track=bar.update)
 
 # %% ../nbs/18_speedrun.ipynb #b60e6c9c
 FAMILIES = dict(
@@ -114,7 +114,7 @@ ARMS = (*(_arm(f, 'lookup', 'question_first') for f in FAMILIES), *(_arm(f, 'loo
         *(Arm(f'harder-{d}', 'deep', d, 'video_first', FOLLOW) for d in ('place','hops')),
         *(Arm(f'harder-{d}-{f}', f, d, start=f'lookup-question_first-{f}') for d in ('count','order') for f in ('deep','grid16')))
 
-# %% ../nbs/18_speedrun.ipynb #40371f5c
+# %% ../nbs/18_speedrun.ipynb #0c8cecb0
 @dataclass(frozen=True)
 class Size:
     "How much of everything."
@@ -130,22 +130,22 @@ def scaled(
     share:float, # of it
     least:int=1, # never fewer
 )->int:
-    "A share of a number, rounded up."
+    "A share of a number, rounded to the nearest whole one."
     return max(least, round(n*share))
 
-# %% ../nbs/18_speedrun.ipynb #904ff664
+# %% ../nbs/18_speedrun.ipynb #c1d590ce
 @dataclass(frozen=True)
 class Bench:
     "Where a speedrun works and how big it is."
     out:Path # gets everything
-    configs:Path # folder with `stage1.yaml`, `stage2.yaml`, `stage3.yaml`, `arm.yaml`
+    configs:Path # folder with `stage1.yaml` to `stage3.yaml`, a file per task that has arms, and `harder.yaml`
     size:Size=FULL # how much
 
     def backbones(self, seed): return self.out/'backbones'/f'seed{seed}'
     def shards(self, *names): return ', '.join(str(self.out/'shards'/n) for n in names)
     def run(self, name, seed): return self.out/'runs'/f'{name}-seed{seed}'
 
-# %% ../nbs/18_speedrun.ipynb #f340aa64
+# %% ../nbs/18_speedrun.ipynb #8988db57
 def stage(
     bench:Bench, # where
     config:str, # file in `bench.configs`
@@ -157,8 +157,8 @@ def stage(
 )->Path: # folder of the trained model
     "One run of `train`, at the bench's size."
     eye, llm = (bench.backbones(seed)/n for n in ('vision','language'))
-    keys = dict(name=name, out=bench.run(name, seed), model__init=start, model__vision=eye, model__language=llm, data__shards=data, train__seed=seed) | keys
-    overrides = [f"{k.replace('__','.')}={v}" for k,v in keys.items()]
+    own = dict(name=name, out=bench.run(name, seed), model__init=start, model__vision=eye, model__language=llm, data__shards=data, train__seed=seed)
+    overrides = [f"{k.replace('__','.')}={v}" for k,v in (own | keys).items()]
     steps = load_config(bench.configs/config, overrides).train.steps
     cfg = load_config(bench.configs/config, [*overrides, f'train.steps={scaled(steps, bench.size.steps, 4)}'])
     train(cfg, validate if cfg.train.eval_every else None)
@@ -251,7 +251,7 @@ def updates_done(
     last = [p.read_text().rstrip().rpartition('\n')[2] for p in (out/'runs').glob('*/metrics.jsonl')]
     return sum(json.loads(line)['step'] for line in last if line.endswith('}'))
 
-# %% ../nbs/18_speedrun.ipynb #a8c0561c
+# %% ../nbs/18_speedrun.ipynb #bb647052
 def seeds_of(
     arm:Arm, # what
     seeds:list[int], # of the speedrun
@@ -259,7 +259,6 @@ def seeds_of(
     "The harder worlds are a look ahead: one seed is enough for them."
     return seeds[:1] if arm.start else seeds
 
-# %% ../nbs/18_speedrun.ipynb #758f2a91
 def jobs_of(
     bench:Bench, # where
     seeds:list[int], # of weights and order
@@ -271,6 +270,7 @@ def jobs_of(
     jobs += [(('stage3',s), ('deep',s), run_stage3, (bench, s)) for s in seeds]
     return jobs+[((a.name,s), (a.after,s), run_arm, (bench, a, s)) for s in seeds for a in arms if s in seeds_of(a, seeds)]
 
+# %% ../nbs/18_speedrun.ipynb #aedd6fa4
 def run_jobs(
     pool, # of processes
     jobs:list[tuple], # from `jobs_of`
@@ -297,7 +297,7 @@ def summary(
     rows = as_records(accuracy_table(scores, by))
     return [dict(r, seeds=[float(x) for x in each.loc[tuple(r[b] for b in by)]]) for r in rows]
 
-# %% ../nbs/18_speedrun.ipynb #c1a04849
+# %% ../nbs/18_speedrun.ipynb #528f320d
 def versus(
     scores:dict, # name of the arm to its scores
     a:tuple, # arm and mode
@@ -309,7 +309,6 @@ def versus(
     found = paired_tables(pick(a), pick(b))
     return as_records(pd.DataFrame([dict(a='/'.join(a), b='/'.join(b), **found)]))[0]
 
-# %% ../nbs/18_speedrun.ipynb #ea7e0715
 COMPARISONS = tuple((f'{task}-{order}-deep', f'{task}-{order}-{other}') for task in ('lookup','follow') for order in ('question_first','video_first')
                     for other in ('static','shallow','grid16'))
 
@@ -320,7 +319,9 @@ def compare(
     pairs = [((a,'fine'), (b,'fine' if b.endswith('shallow') else 'coarse')) for a,b in COMPARISONS]
     return [found for a,b in pairs if (found:=versus(scores, a, b))]
 
-# %% ../nbs/18_speedrun.ipynb #366fbd14
+# %% ../nbs/18_speedrun.ipynb #a7b8b65f
+_CURVES = dict(loss='loss', coarse_loss='coarse_loss', **{f'{m}.{x}':f'{m}_{x}' for m in ('coarse','fine','auto') for x in ('loss','accuracy')}) # column of a log -> name
+
 def curves(
     bench:Bench, # where
     seed:int, # one is enough for a picture
@@ -328,13 +329,13 @@ def curves(
     "Loss curves of all runs."
     found = []
     for folder in sorted((bench.out/'runs').glob(f'*-seed{seed}')):
-        log = read_metrics(folder)
-        for event,rows in log.groupby('event'):
-            keep = {k:n for k,n in dict(loss='loss', **{f'{m}.{x}':f'{m}_{x}' for m in ('coarse','fine','auto') for x in ('loss','accuracy')}).items() if k in rows and rows[k].notna().any()}
-            found.append(dict(run=folder.name.rpartition('-seed')[0], seed=seed, event=event, step=rows.step.tolist(), **{n:[round(x,4) for x in rows[k]] for k,n in keep.items()}))
+        run = folder.name.rpartition('-seed')[0]
+        for event,rows in read_metrics(folder).groupby('event'):
+            kept = {name:[round(x, 4) if math.isfinite(x) else None for x in rows[c]] for c,name in _CURVES.items() if c in rows and rows[c].notna().any()}
+            found.append(dict(run=run, seed=seed, event=event, step=rows.step.tolist(), **kept))
     return found
 
-# %% ../nbs/18_speedrun.ipynb #0ae4a712
+# %% ../nbs/18_speedrun.ipynb #74ac2f80
 def arm_record(
     bench:Bench, # where
     arm:Arm, # what
@@ -347,7 +348,11 @@ def arm_record(
     return dict(**asdict(arm), **FAMILIES[arm.family], world=asdict(FILMS[arm.data].worlds[0]), steps=done[0]['steps'],
         seconds=[round(d['seconds'], 1) for d in done], results=summary(scores[arm.name]), paired=pairs)
 
-# %% ../nbs/18_speedrun.ipynb #d12949c8
+def _data_record(films, report): # a data set, with what its `build_films` reported
+    return dict(task=films.task, worlds=[asdict(w) for w in dict.fromkeys(films.worlds)],
+        films=report['clips'], samples=report['samples'], failed=report['failures'])
+
+# %% ../nbs/18_speedrun.ipynb #947c9280
 def result(
     bench:Bench, # where
     seeds:list[int], # that were run
@@ -357,13 +362,18 @@ def result(
     arms:tuple=ARMS, # that were run
 )->dict: # for `results/speedrun.json`
     "Everything that was found, in plain values."
-    scores = {a.name:pd.concat([pd.read_csv(bench.run(a.name, s)/'scores.csv') for s in seeds_of(a, seeds)]) for a in arms}
-    stages = pd.concat([pd.read_csv(bench.run('stage3', s)/'scores.csv') for s in seeds])
-    return dict(info=info, command=f'bash scripts/speedrun.sh --seeds {len(seeds)}', smoke=bench.size!=FULL, size=asdict(bench.size), seeds=seeds, seconds=round(seconds),
-        data={n:dict(task=f.task, worlds=[asdict(w) for w in dict.fromkeys(f.worlds)], films=reports['films'][n]['clips'], samples=reports['films'][n]['samples'],
-                     failed=reports['films'][n]['failed']) for n,f in FILMS.items()},
-        eye=reports['eye'], arms=[arm_record(bench, a, scores, seeds_of(a, seeds)) for a in arms], comparisons=compare(scores), stages=summary(stages, ('task','mode')),
-        curves=curves(bench, seeds[0]), configs={p.name:read_yaml(p) for p in sorted(bench.configs.glob('*.yaml'))})
+    read = lambda name, seeds: pd.concat([pd.read_csv(bench.run(name, s)/'scores.csv') for s in seeds])
+    scores = {a.name:read(a.name, seeds_of(a, seeds)) for a in arms}
+    return dict(
+        info=info, command=f'bash scripts/speedrun.sh --seeds {len(seeds)}',
+        smoke=bench.size!=FULL, size=asdict(bench.size), seeds=seeds, seconds=round(seconds),
+        data={n:_data_record(f, reports['films'][n]) for n,f in FILMS.items()},
+        eye=reports['eye'],
+        arms=[arm_record(bench, a, scores, seeds_of(a, seeds)) for a in arms],
+        comparisons=compare(scores),
+        stages=summary(read('stage3', seeds), ('task','mode')),
+        curves=curves(bench, seeds[0]),
+        configs={p.name:read_yaml(p) for p in sorted(bench.configs.glob('*.yaml'))})
 
 # %% ../nbs/18_speedrun.ipynb #fc198457
 def prepare(
