@@ -58,7 +58,7 @@ class LearningRates:
     vision:float=1e-5 # the ViT
     language:float=1e-5 # the LLM
 
-# %% ../nbs/00_config.ipynb #69a26e79
+# %% ../nbs/00_config.ipynb #3e95c193
 @dataclass(frozen=True)
 class TrainConfig:
     "How the parameters move."
@@ -81,6 +81,9 @@ class TrainConfig:
     eval_every:int=0 # steps between evaluations; 0: only at the end
     save_every:int=0 # steps between checkpoints; 0: only at the end
     keep:int=2 # newest checkpoints that are kept
+    spike:float=6.0 # deviations above the recent loss or gradient norm at which an update is refused; 0: never
+    checkpointing:bool=False # forget activations and compute them again in the backward pass, for less memory
+    timeout:float=600.0 # seconds that processes wait for one another
 
 # %% ../nbs/00_config.ipynb #6f165962
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ def flat(
         found |= flat(value, f'{prefix}{key}.') if isinstance(value, dict) and value else {f'{prefix}{key}':value}
     return found
 
-# %% ../nbs/00_config.ipynb #bf896d70
+# %% ../nbs/00_config.ipynb #7e5bacd7
 _SOME, _MORE, _SHARE = (1, math.inf), (0, math.inf), (0, 1)
 _RANGES = {
     'model.tokens_per_frame':_SOME, 'model.lambda_coarse':_MORE, 'model.visual_gain':_MORE,
@@ -146,7 +149,7 @@ _RANGES = {
     'train.lr.connector':_SHARE, 'train.lr.vision':_SHARE, 'train.lr.language':_SHARE,
     'train.warmup':_SHARE, 'train.final_lr':_SHARE, 'train.weight_decay':_SHARE, 'train.clip':_MORE, 'train.refine':_SHARE,
     'train.workers':_MORE, 'train.seed':_MORE, 'train.log_every':_SOME, 'train.eval_every':_MORE,
-    'train.save_every':_MORE, 'train.keep':_SOME, 'eval.samples':_SOME}
+    'train.save_every':_MORE, 'train.keep':_SOME, 'train.spike':_MORE, 'train.timeout':_SOME, 'eval.samples':_SOME}
 
 # %% ../nbs/00_config.ipynb #3bf0cb51
 def _conflicts(

@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['IMAGE_MEAN', 'IMAGE_STD', 'normalise', 'looking', 'look_attention', 'borrow', 'vit_layers', 'final_norm', 'n_prefix',
-           'angles', 'no_angles', 'EncodedFrames', 'encode_frames', 'load_vit']
+           'angles', 'no_angles', 'EncodedFrames', 'one_layer', 'encode_frames', 'load_vit']
 
-# %% ../nbs/05_encoder.ipynb #e9892e1c
+# %% ../nbs/05_encoder.ipynb #e18d79d4
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from threading import local
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
+from torch.utils.checkpoint import checkpoint
 from einops import rearrange, repeat
 from transformers import AttentionInterface, AutoModel, PreTrainedModel
 
@@ -119,23 +121,32 @@ class EncodedFrames:
     def nbytes(self)->int: # bytes of the kept keys and values
         return sum(t.numel()*t.element_size() for pair in self.kv for t in pair)
 
-# %% ../nbs/05_encoder.ipynb #01b791d9
+# %% ../nbs/05_encoder.ipynb #9ccc3f3d
+def one_layer(layer, x, rides, maps, turn): # rows after the layer, its keys and values, and its map if there shall be one
+    keep, seen = [], [] if maps else None
+    with looking(keep=keep, rides=rides, maps=seen): x = layer(x, **turn)
+    return x, *keep[0], *(seen or ())
+
+# %% ../nbs/05_encoder.ipynb #0f8269eb
 def encode_frames(
     vit:PreTrainedModel, # a borrowed ViT
     frames_UCHW:Tensor, # uint8 `[U,3,H,W]`, each distinct frame once
     rider_D:Tensor=None, # a query that walks along, ViT width; the same for all frames
     maps:bool=False, # also keep the rider's attention maps
+    forget:bool=False, # compute the inside of the layers again in the backward pass, for less memory
 )->EncodedFrames: # keys and values of every layer
     "Encode each frame once and keep all keys and values."
     if vit.config._attn_implementation!='fvlm_look': raise ValueError('encode_frames needs a borrowed ViT: call borrow(vit) first')
     patch, (h,w) = vit.config.patch_size, frames_UCHW.shape[-2:]
     if h%patch or w%patch: raise ValueError(f'frames of {h}×{w} pixels do not divide into patches of {patch}; resize or crop them first')
     pixels = normalise(frames_UCHW, next(vit.parameters()).dtype)
-    x, keep, seen = vit.embeddings(pixels), [], [] if maps else None
+    x, turn, left = vit.embeddings(pixels), angles(vit, pixels), []
     if rider_D is not None: x = torch.cat([repeat(rider_D.to(x), 'd -> u 1 d', u=len(x)), x], 1)
-    with looking(keep=keep, rides=rider_D is not None, maps=seen):
-        for layer in vit_layers(vit): x = layer(x, **angles(vit, pixels))
-    x = final_norm(vit)(x)
+    walk = partial(checkpoint, one_layer, use_reentrant=False) if forget and torch.is_grad_enabled() else one_layer
+    for layer in vit_layers(vit):
+        x, *found = walk(layer, x, rider_D is not None, maps, turn)
+        left.append(found)
+    x, keep, seen = final_norm(vit)(x), [(k,v) for k,v,*_ in left], [m for *_,m in left] if maps else None
     rider, features = (None, x) if rider_D is None else (x[:,0], x[:,1:])
     return EncodedFrames(keep, features, rider, seen, (h//patch, w//patch))
 

@@ -91,14 +91,14 @@ def find_slots(
     before = place_Mk[:,0]-1
     return Slots(row_M, place_Mk, (before<0)|~is_frame[row_M, before.clamp(min=0)], frame_index_BT[frame_index_BT>=0])
 
-# %% ../nbs/07_model.ipynb #31383ca2
+# %% ../nbs/07_model.ipynb #a5fbabce
 class FoveatedVLM(PreTrainedModel, GenerationMixin):
     "A vision-language model with one looked-for token per frame."
     config: FoveatedConfig
     config_class = FoveatedConfig
     base_model_prefix = ''
     input_modalities = ('video', 'text')
-    supports_gradient_checkpointing = True
+    supports_gradient_checkpointing, forgets = True, False
     _supports_sdpa = _supports_attention_backend = True
     _no_split_modules = []
 
@@ -190,7 +190,7 @@ def _with_loss(self:FoveatedVLM, out, labels, num_items_in_batch, blind):
     out.loss = total/(count if num_items_in_batch is None else num_items_in_batch)
     return out
 
-# %% ../nbs/07_model.ipynb #4dbe7994
+# %% ../nbs/07_model.ipynb #81def575
 @patch
 def get_video_features(self:FoveatedVLM,
     pixel_values_videos:Tensor, # uint8 `[U,3,h,w]`
@@ -201,7 +201,7 @@ def get_video_features(self:FoveatedVLM,
     frozen = not any(p.requires_grad for p in self.vision.parameters())
     ride = self.reader.looks and self.config.read=='deep' and self.config.query_weights=='shared' and not frozen
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-        return encode_frames(self.vision, pixel_values_videos, self.query_in(self.q_static) if ride else None, maps)
+        return encode_frames(self.vision, pixel_values_videos, self.query_in(self.q_static) if ride else None, maps, self.forgets and self.training)
 
 @patch
 def static_tokens(self:FoveatedVLM,
@@ -322,6 +322,18 @@ def _init_weights(self:FoveatedVLM, module):
         init.normal_(module.weight, std=module.in_features**-.5)
         if module.bias is not None: init.zeros_(module.bias)
     elif isinstance(module, nn.LayerNorm): init.ones_(module.weight); init.zeros_(module.bias)
+
+# %% ../nbs/07_model.ipynb #3a5179c0
+def _checkpointing(on): # a method that switches it
+    name = f"checkpointing_{'enable' if on else 'disable'}"
+    def switch(self, *args, **kwargs):
+        (getattr(self.language, f'activation_{name}', None) or getattr(self.language, f'gradient_{name}'))(*args, **kwargs)
+        self.forgets = on
+    switch.__doc__ = 'Keep only what stands between the layers, and compute the rest again.' if on else 'Keep everything again.'
+    return switch
+
+for _on in (True, False):
+    for _kind in ('activation','gradient'): setattr(FoveatedVLM, f"{_kind}_checkpointing_{'enable' if _on else 'disable'}", _checkpointing(_on))
 
 # %% ../nbs/07_model.ipynb #fb30bccb
 @patch
