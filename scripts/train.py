@@ -4,7 +4,8 @@
     torchrun --nproc_per_node 2 scripts/train.py --config configs/tiny/stage1.yaml
 
 On a laptop, `python scripts/speedrun.py --only data` makes the films and backbones that `configs/tiny` names.
-A run that was interrupted continues; `python scripts/train.py --help` lists nothing else, for every setting is a key of the config.
+A run that was interrupted continues. Asked to stop (SIGTERM, Ctrl-C), all its processes save the same update and end with 0.
+Every setting is a key of the config.
 """
 import argparse, sys
 
@@ -14,8 +15,14 @@ from transformers.utils.logging import disable_progress_bar
 from fvlm.checkpoint import CheckpointError
 from fvlm.config import ConfigError, load_config
 from fvlm.evaluate import validate
+from fvlm.guards import MemoryRefusal
+from fvlm.loader import DataError
+from fvlm.plan import PlanError
+from fvlm.processes import PeerError, Stopped
 from fvlm.shards import ShardError
 from fvlm.train import TrainError, train
+
+ERRORS = ConfigError, PlanError, ShardError, DataError, CheckpointError, TrainError, PeerError, MemoryRefusal, FileNotFoundError
 
 
 def main():
@@ -24,7 +31,8 @@ def main():
     args, overrides = parser.parse_known_args()
     disable_progress_bar()
     try: train(load_config(args.config, overrides), validate)
-    except (ConfigError, ShardError, CheckpointError, TrainError, FileNotFoundError) as e: sys.exit(f'train: {e}')
+    except ERRORS as e: sys.exit(f'train: {e}')
+    except Stopped as e: print(f'train: {e}')
     finally:
         if dist.is_initialized(): dist.destroy_process_group()
 

@@ -1,0 +1,55 @@
+"""The scaling grid of phase 1b: three sizes, four budgets of FLOPs, one looked-for token against sixteen.
+
+    python scripts/speedrun.py --only data                      # once: films and backbones of the built-in world
+    python scripts/scale.py                                     # all 24 cells in it, one seed, two at a time
+    python scripts/scale.py --seeds 2 --out outputs/scaling     # a second seed for each
+    python scripts/scale.py --plan                              # what would run, and nothing else
+    python scripts/scale.py --study smollm2 --jobs 1 --out outputs/scaling-smollm2    # real data, a GPU
+
+Writes results.csv (a row per evaluation and mode), result.json, isoflop.png and frontier.png. A second call skips what is done,
+an interrupted one continues; keys of the template can be overridden, such as eval.samples=1000.
+"""
+import argparse, sys
+from pathlib import Path
+
+import pandas as pd
+from transformers.utils.logging import disable_progress_bar
+
+from fvlm.config import ConfigError, load_config
+from fvlm.plan import PlanError
+from fvlm.scaling import STUDIES, get_ready, plan_cells, plot_frontier, plot_isoflop, run_scaling, say_fit
+from fvlm.shards import ShardError
+from fvlm.train import TrainError
+
+FOLDER = Path(__file__).resolve().parent.parent/'configs'/'scaling'
+
+
+def show_plan(base, grid, seeds, out):
+    for c in plan_cells(base, grid, get_ready(base, grid), seeds, out):
+        print(f'{c.run:24} seed {c.seed}  {c.params/1e6:8.1f} M  {c.flops:9.3g} FLOPs a sample  {c.cfg.train.steps:8,} updates  {c.samples:10,} samples  {c.spent:9.3g} FLOPs')
+
+
+def main():
+    parser = argparse.ArgumentParser(description='Scaling grid of phase 1b.')
+    parser.add_argument('--study', choices=list(STUDIES), default='tiny', help='template and grid (default tiny)')
+    parser.add_argument('--seeds', type=int, default=1, help='how many (default 1)')
+    parser.add_argument('--out', type=Path, default=Path('outputs/scaling'), help='folder (default outputs/scaling)')
+    parser.add_argument('--jobs', type=int, default=2, help='runs at a time (default 2)')
+    parser.add_argument('--plan', action='store_true', help='say what would run; makes the readers and texts of the built-in world')
+    args, overrides = parser.parse_known_args()
+    disable_progress_bar()
+    template, grid = STUDIES[args.study]
+    seeds = list(range(args.seeds))
+    try:
+        base = load_config(FOLDER/template, overrides)
+        if args.plan: return show_plan(base, grid, seeds, args.out)
+        found = run_scaling(base, grid, seeds, args.out, args.jobs)
+    except (ConfigError, PlanError, ShardError, TrainError, FileNotFoundError) as e: sys.exit(f'scale: {e}')
+    points = pd.DataFrame(found['points']).astype(dict(lo=float, hi=float))
+    plot_isoflop(points).savefig(args.out/'isoflop.png')
+    plot_frontier(points, found['fits']).savefig(args.out/'frontier.png')
+    for kind, fits in found['fits'].items():
+        for part in ('frontier', 'size_and_samples'): print(f'{kind:9}{say_fit(fits[part])}')
+
+
+if __name__ == '__main__': main()
