@@ -58,7 +58,7 @@ class LearningRates:
     vision:float=1e-5 # the ViT
     language:float=1e-5 # the LLM
 
-# %% ../nbs/00_config.ipynb #3e95c193
+# %% ../nbs/00_config.ipynb #ce820a57
 @dataclass(frozen=True)
 class TrainConfig:
     "How the parameters move."
@@ -83,6 +83,7 @@ class TrainConfig:
     keep:int=2 # newest checkpoints that are kept
     spike:float=6.0 # deviations above the recent loss or gradient norm at which an update is refused; 0: never
     checkpointing:bool=False # forget activations and compute them again in the backward pass, for less memory
+    parallel:Literal["ddp","fsdp"]="ddp" # every process has the whole model, or a part of it
     timeout:float=600.0 # seconds that processes wait for one another
 
 # %% ../nbs/00_config.ipynb #6f165962

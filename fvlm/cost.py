@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['KNOWN', 'PARTS', 'backbone_config', 'architecture', 'skeleton', 'weights_in', 'parameters', 'Sample', 'Anatomy',
-           'part_flops', 'sample_flops', 'samples_for', 'answer_flops', 'kept_numbers', 'half_copies', 'memory']
+           'part_flops', 'sample_flops', 'samples_for', 'answer_flops', 'kept_numbers', 'half_copies', 'memory',
+           'cache_bytes', 'Reading', 'reading', 'cost_sheet', 'sheet_text', 'cost_options', 'run_cost']
 
-# %% ../nbs/15_cost.ipynb #572bba71
+# %% ../nbs/15_cost.ipynb #be8edbef
 import json, numpy as np, torch
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from torch import nn
@@ -19,14 +20,16 @@ from .config import Config, ConfigError, load_config
 from .encoder import n_prefix, vit_layers
 from .model import FoveatedConfig, FoveatedVLM, checkpoint_folder
 from .optim import GROUPS, group_of
+from .shards import ShardError, Shards
 
-# %% ../nbs/15_cost.ipynb #738230c2
+# %% ../nbs/15_cost.ipynb #db093e84
 _V2, _V3 = dict(model_type='dinov2', image_size=518, patch_size=14), dict(model_type='dinov3_vit', image_size=224, patch_size=16, num_register_tokens=4)
 _LM = dict(model_type='llama', vocab_size=49152, tie_word_embeddings=True, max_position_embeddings=8192)
 
 def _vit(D, L, heads): return dict(hidden_size=D, num_hidden_layers=L, num_attention_heads=heads)
 def _llm(H, L, heads, kv, wide): return dict(_LM, **_vit(H, L, heads), num_key_value_heads=kv, intermediate_size=wide)
 
+# %% ../nbs/15_cost.ipynb #1cbbf620
 KNOWN = { # published shapes
     'facebook/dinov2-small':_V2|_vit(384, 12, 6), 'facebook/dinov2-base':_V2|_vit(768, 12, 12), 'facebook/dinov2-large':_V2|_vit(1024, 24, 16),
     'facebook/dinov3-vits16-pretrain-lvd1689m':_V3|_vit(384, 12, 6)|dict(intermediate_size=1536),
@@ -45,7 +48,7 @@ def backbone_config(
     except (OSError, ValueError) as e:
         raise ConfigError(f"no backbone '{name}' here: give a folder with a config.json, a hub name (needs a network or a filled cache) or one of {', '.join(KNOWN)}") from e
 
-# %% ../nbs/15_cost.ipynb #f2117a61
+# %% ../nbs/15_cost.ipynb #29f961c9
 def _with_placeholder(text, name): # the LLM's shape after `<frame>` was added
     if name.removesuffix('-Instruct') in KNOWN: text.vocab_size += 1; return text
     try: tokenizer = AutoTokenizer.from_pretrained(name)
@@ -53,6 +56,7 @@ def _with_placeholder(text, name): # the LLM's shape after `<frame>` was added
     if prepare_tokenizer(tokenizer)>=text.vocab_size: text.vocab_size = len(tokenizer)
     return text
 
+# %% ../nbs/15_cost.ipynb #4646e77d
 def architecture(
     cfg:Config, # of a run
 )->FoveatedConfig: # what its model is made of
@@ -64,11 +68,12 @@ def architecture(
     return FoveatedConfig(vision_config=vision, text_config=text, read=m.read, query_weights=m.query_weights, first_query=m.first_query,
                           mode=m.train_mode, lambda_coarse=m.lambda_coarse, tokens_per_frame=m.tokens_per_frame)
 
-# %% ../nbs/15_cost.ipynb #45ca5c97
+# %% ../nbs/15_cost.ipynb #967e0be8
 @lru_cache(maxsize=32)
 def _on_meta(text): # of a configuration, as JSON
     with torch.device('meta'): return FoveatedVLM(FoveatedConfig.from_dict(json.loads(text)))
 
+# %% ../nbs/15_cost.ipynb #77ac54c6
 def skeleton(
     arch:FoveatedConfig, # of any size
 )->FoveatedVLM: # on the meta device; shared, so not to be changed
@@ -130,11 +135,12 @@ class Anatomy:
         self.whole = self.rides or arch.read in ('shallow','grid','cls','mean')
         self.found = self.vision or (self.asks and self.connector)
 
-# %% ../nbs/15_cost.ipynb #cf4a6651
+# %% ../nbs/15_cost.ipynb #7a9aa136
 def _product(weights, rows, of_weights, of_rows): # rows through matrices; which gradients are wanted
     forward = 2.*weights*rows
     return np.array([forward, forward*(bool(of_weights)+bool(of_rows))])
 
+# %% ../nbs/15_cost.ipynb #a687a20a
 def _attention(width, rows, keys, of_rows, of_keys): # scores, and the sum of values; which gradients are wanted
     forward = 4.*width*rows*keys
     return np.array([forward, forward*(bool(of_rows)+bool(of_keys))])
@@ -156,10 +162,12 @@ def _look(m, U, looks, below): # queries into U frames; `below`: a gradient reac
     unread = m.lends*kv*m.L
     return _product(unread, looks, False, False)+_product(w-unread, looks, trains, any_)+m.L*_attention(m.D, looks, m.N, any_, m.vision)
 
-# %% ../nbs/15_cost.ipynb #a5c5b8a2
+# %% ../nbs/15_cost.ipynb #8882fb43
 def _ask(m, n, below): return _product(m.H*m.Q, n, m.connector, below)+_product(m.Q*m.D, n, m.connector, m.connector or below)
+
 def _show(m, n, below): return _product(m.D**2, n, m.connector, below)+_product(m.D*m.H, n, m.connector, m.connector or below)
 
+# %% ../nbs/15_cost.ipynb #c1471df5
 def _unasked(m, U): # what frames say to nobody in particular
     pools = m.rides or m.arch.read in ('grid','cls','mean')
     return _show(m, U*m.k, m.found)+(0. if pools else _look(m, U, U, m.asks and m.connector))
@@ -184,9 +192,10 @@ def _modes(m, s, mode, passes): # part -> FLOPs, of a sample with frames
     n = total if scored else max(s.before+s.frames-1, 1)
     return dict(looks=_unasked(m, s.U)+passes*(asked+shown+_look(m, s.U, s.frames, below_too)), coarse=passes*_read(m, n, n, below), fine=fine, head=(1+scored)*head)
 
-# %% ../nbs/15_cost.ipynb #ae3838f0
+# %% ../nbs/15_cost.ipynb #e50a6c60
 PARTS = ('encoder', 'looks', 'coarse', 'fine', 'head')
 
+# %% ../nbs/15_cost.ipynb #713b5eda
 def part_flops(
     m:Anatomy, # the model and what of it trains
     s:Sample, # the sample
@@ -198,13 +207,14 @@ def part_flops(
     if not s.frames: return parts|dict(fine=_read(m, s.tokens, s.tokens, False), head=_head(m, s.answers, False))
     return parts|dict(encoder=_encode(m, s.U))|_modes(m, s, mode or m.arch.mode, passes)
 
-# %% ../nbs/15_cost.ipynb #67050e5c
+# %% ../nbs/15_cost.ipynb #6bfdb033
 def _given(cfg, frozen=None, frame_size=None, passes=None): # anatomy and looks of a run, or of an architecture
     run = isinstance(cfg, Config)
     frozen = (cfg.model.frozen if run else ()) if frozen is None else frozen
     size = (cfg.data.frame_size if run else 0) if frame_size is None else frame_size
     return Anatomy(architecture(cfg) if run else cfg, frozen, size), (1+cfg.train.refine if run else 1.) if passes is None else passes
 
+# %% ../nbs/15_cost.ipynb #07398d5e
 def sample_flops(
     cfg:Config|FoveatedConfig, # a run, or an architecture
     frames:float, # T, places that show a frame
@@ -248,38 +258,42 @@ def answer_flops(
     middle = s.tokens+s.frames*m.k+new/2 # what a new token sees, on average
     return parts|dict(decode=(_read(m, new-1, middle, False)+_head(m, new-1, False))[0])
 
-# %% ../nbs/15_cost.ipynb #64b8db05
+# %% ../nbs/15_cost.ipynb #f30b11db
 def _vit_layer(m, trains): # kept per row, without keys and values
     computed = (2+m.turns+trains*(4+m.half*(2+m.gated)))*m.D+(1+2*m.gated+trains)*m.F
     return np.array([computed, 2*m.D+4+m.arch.vision_config.num_attention_heads])
 
+# %% ../nbs/15_cost.ipynb #1e6525f6
 def _llm_layer(m): # kept per row
     t, on = m.arch.text_config, m.language
     computed = 2*(t.num_attention_heads+t.num_key_value_heads)*m.head+(3+on)*t.intermediate_size+(2+3*m.half)*on*m.H
     return np.array([computed, 2*(1+on)*m.H+2+t.num_attention_heads])
 
-# %% ../nbs/15_cost.ipynb #1731435f
+# %% ../nbs/15_cost.ipynb #757c21ed
 def _kept_encode(m, U, forgets): # of U frames, without keys and values
     rows = m.N+m.rides
     inside = (m.L-(not m.whole))*(np.array([0, m.D]) if forgets else _vit_layer(m, True))
     norm = np.array([0, m.D+2+m.D*(m.arch.read!='mean')])
     return m.vision*U*(rows*(inside+norm)+np.array([3*m.P*m.patch**2, 0]))
 
+# %% ../nbs/15_cost.ipynb #3030565a
 def _kept_frames(m, U, mode, forgets): # their keys and values
     if m.arch.read=='shallow' and not m.vision: return np.array([0, m.D*m.N*U]) # final features, which it projects anew
     read = m.arch.read in ('deep','random') and (m.asks or m.vision) and not (mode=='coarse' and m.rides)
     return (read or m.vision and not forgets)*np.array([2.*m.D*m.L*(m.N+m.rides)*U, 0])
 
-# %% ../nbs/15_cost.ipynb #7452cffd
+# %% ../nbs/15_cost.ipynb #f18153f7
 def _kept_look(m, U, looks, below): # of queries on their way
     trains = m.vision if m.lends else m.connector
     if not (trains or below or m.vision): return np.zeros(2)
     if m.arch.read!='shallow': return looks*(m.L*_vit_layer(m, trains)+np.array([0, m.D+2]))
     return np.array([2*m.D*m.N*U, 0])+looks*np.array([(6+7*trains)*m.D, 3*m.D+6])
 
+# %% ../nbs/15_cost.ipynb #8ae63d9a
 def _kept_show(m, n, below): return (m.connector or below)*n*np.array([2*m.connector*m.D, 2*m.H+1])
 def _kept_ask(m, n): return n*np.array([m.connector*(m.H+m.Q), m.H])
 
+# %% ../nbs/15_cost.ipynb #ab5fbf91
 def _kept_read(m, rows, below, forgets): # of the LLM
     layers, norm = m.arch.text_config.num_hidden_layers, np.array([0, (1+m.language)*m.H+1])
     return bool(m.language or below)*rows*(layers*(np.array([0, m.H]) if forgets else _llm_layer(m))+norm)
@@ -320,7 +334,12 @@ def half_copies(
     mind = 0 if forgets else llm*(1 if m.language or not fine else 1+passes)
     return eye+mind+reader+m.D**2+m.D*m.H+m.asks*(m.Q*m.D+fine*m.H*m.Q)+m.H*m.arch.text_config.vocab_size
 
-# %% ../nbs/15_cost.ipynb #c957d46f
+# %% ../nbs/15_cost.ipynb #80e0f56a
+def _again(m, s): # a layer of each backbone, computed again
+    eye = m.vision*s.U*(m.N+m.rides)*(_vit_layer(m, True)+np.array([2*m.D, 0]))
+    return np.array([eye, (s.tokens+s.frames*m.k)*_llm_layer(m)])
+
+# %% ../nbs/15_cost.ipynb #a7b78ca2
 def memory(
     m:Anatomy, # the model and what of it trains
     s:Sample, # the sample
@@ -329,8 +348,141 @@ def memory(
     forgets:bool=False, # activation checkpointing
 )->dict: # part -> bytes
     "What training holds in memory at its peak."
-    size, trains = np.sum([*parameters(m.arch, m.frozen).values()], 0)
+    size, trains = np.sum([*parameters(m.arch, m.frozen).values()], 0).tolist()
     parts = {k:float(batch*v@[2 if m.half else 4, 4]) for k,v in kept_numbers(m, s, None, passes, forgets).items()}
     logits, frames = parts.pop('logits')+batch*s.answers*m.arch.text_config.vocab_size*8, parts.pop('frames', 0.)
+    if forgets: parts['again'] = float(batch*max(_again(m, s)@[2 if m.half else 4, 4]))
     return {'weights':4.*size, 'gradients':4.*trains, 'AdamW':8.*trains, 'half copies':2.*m.half*half_copies(m, None, passes, forgets),
             'activations':sum(parts.values()), 'keys and values':frames, 'logits':logits}
+
+# %% ../nbs/15_cost.ipynb #870103ec
+def cache_bytes(
+    m:Anatomy, # the model
+    width:int=2, # bytes of a number
+)->dict: # bytes of a frame in the eye, and of a token in the mind
+    "What is remembered while a clip is talked about."
+    t = m.arch.text_config
+    return dict(frame=2*width*m.N*m.D*m.L, token=2*width*t.num_hidden_layers*t.num_key_value_heads*m.head)
+
+# %% ../nbs/15_cost.ipynb #bd3a29c0
+@dataclass(frozen=True)
+class Reading:
+    "The mean samples of a run."
+    seen:Sample # with frames
+    blind:Sample # without
+    share:float # of samples without frames
+    source:str # where the numbers come from
+
+# %% ../nbs/15_cost.ipynb #5b88c66a
+def _indexed(cfg): # means of the run's shards: frames, different ones, tokens; tokens of text alone; its share. None if they are not here
+    d = cfg.data
+    try: shards = Shards(d.shards, 'train', d.tasks, d.max_samples) if d.shards and '://' not in d.shards else None
+    except ShardError: return None
+    if not shards or not (shards.column('frames')>0).any(): return None
+    U = shards.column('frames').astype(int)
+    T = U+shards.column('images').astype(int)*(d.image_frames-1)
+    S, seen = shards.lengths(cfg.model.tokens_per_frame, d.image_frames, d.max_tokens)-T*cfg.model.tokens_per_frame, U>0
+    mean = lambda x: float(x.mean()) if len(x) and S.any() else float(min(256, d.max_tokens)) # an index made without a tokenizer counts no tokens
+    return T[seen].mean(), U[seen].mean(), mean(S[seen]), mean(S[~seen]), d.text_share or (~seen).mean()
+
+# %% ../nbs/15_cost.ipynb #9af2b5c0
+def reading(
+    cfg:Config, # of a run
+    **given, # frames, distinct, tokens, answers, before: sizes of a sample with frames
+)->Reading: # samples with and without frames
+    "What a run reads, on average."
+    d, still, found = cfg.data, cfg.stage==2, _indexed(cfg)
+    T, U, S, text, share = found or (float(d.image_frames if still else 8), 1. if still else None, *[min(256., d.max_tokens)]*2, d.text_share)
+    given = {k:float(v) for k,v in given.items() if v is not None}
+    T = given.get('frames', T)
+    U, S = given.get('distinct', min(U, T) if U else None), given.get('tokens', S)
+    answered = lambda n: n-1 if d.mask=='all' else n/2
+    A = given.get('answers', answered(S))
+    before = (S-A if d.mask=='answer' else S/2)*dict(question_first=1, mixed=.5).get(d.order, 0)
+    return Reading(Sample(T, S, A, U, min(given.get('before', before), S)), Sample(0, text, answered(text)), float(share), 'means of the shards' if found else 'typical')
+
+# %% ../nbs/15_cost.ipynb #5e7a59ee
+def _micro(cfg, s): # samples in a micro-batch
+    t, tokens = cfg.train, s.tokens+s.frames*cfg.model.tokens_per_frame
+    most = [t.micro_batch or t.batch_size, t.batch_size, *([t.token_budget/tokens] if t.token_budget else []), *([t.frame_budget/s.U] if t.frame_budget and s.U else [])]
+    return max(int(min(most)), 1)
+
+# %% ../nbs/15_cost.ipynb #1c2dd73c
+def cost_sheet(
+    cfg:Config, # of a run
+    budget:float=None, # FLOPs; none: only the run's own
+    **given, # sizes of a sample, as for `reading`
+)->dict: # plain numbers, fit for JSON
+    "What a run needs."
+    r, t, arch = reading(cfg, **given), cfg.train, architecture(cfg)
+    m, passes = Anatomy(arch, cfg.model.frozen, cfg.data.frame_size, t.precision!='fp32'), 1+t.refine
+    seen, blind = (part_flops(m, s, passes=passes) for s in (r.seen, r.blind))
+    update = {k:(t.batch_size*((1-r.share)*seen[k]+r.share*blind[k])).tolist() for k in PARTS}
+    sample = sum(map(sum, update.values()))/t.batch_size
+    modes = (['coarse','fine','auto'] if m.asks and arch.mode=='fine' else ['coarse']) if r.seen.frames else []
+    sheet = dict(name=cfg.name, vision=arch.vision_config.model_type, read=arch.read, mode=arch.mode, frozen=list(m.frozen), source=r.source, share_text=r.share,
+        sample={k:float(getattr(r.seen, 'U' if k=='distinct' else k)) for k in ('frames','distinct','tokens','answers','before')}, parameters=parameters(arch, m.frozen),
+        update=update, batch=t.batch_size, sample_flops=sample, run=dict(updates=t.steps, samples=t.steps*t.batch_size, flops=t.steps*t.batch_size*sample),
+        micro=_micro(cfg, r.seen), precision='bf16' if m.half else 'fp32', checkpointing=t.checkpointing,
+        memory=memory(m, r.seen, _micro(cfg, r.seen), passes, t.checkpointing), cache=cache_bytes(m),
+        answer={k:float(sum(answer_flops(m, replace(r.seen, tokens=r.seen.tokens-r.seen.answers), 32, k).values())) for k in modes})
+    if budget: sheet['budget'] = dict(flops=float(budget), samples=int(budget//sample), updates=int(budget//(sample*t.batch_size)))
+    return sheet
+
+# %% ../nbs/15_cost.ipynb #50da237d
+def _many(n, unit=''): # 1234567 -> 1.23 M
+    step = min(max(int(np.log10(max(abs(n), 1))//3), 0), 6)
+    return f"{n/1000**step:.3g} {['','k','M','G','T','P','E'][step]}{unit}".strip()
+
+# %% ../nbs/15_cost.ipynb #31183a13
+def _table(rows): # aligned lines
+    wide = [max(map(len, column)) for column in zip(*rows)]
+    return ['  '+'  '.join([r[0].ljust(wide[0]), *(c.rjust(w) for c,w in zip(r[1:], wide[1:]))]) for r in rows]
+
+# %% ../nbs/15_cost.ipynb #6d88fa10
+def sheet_text(
+    sheet:dict, # from `cost_sheet`
+)->str: # several lines
+    "A sheet for people."
+    s, run, n = sheet['sample'], sheet['run'], sheet['batch']
+    update, held = sum(map(sum, sheet['update'].values())), sum(sheet['memory'].values())
+    froze = f", frozen: {', '.join(sheet['frozen'])}" if sheet['frozen'] else ''
+    lines = [f"{sheet['name']}: {sheet['vision']}, reader {sheet['read']}, trained {sheet['mode']}{froze}",
+        f"a {'mean' if 'means' in sheet['source'] else 'typical'} sample: {s['frames']:.3g} frames ({s['distinct']:.3g} different), {s['tokens']:.4g} text tokens, {s['answers']:.4g} supervised; {sheet['share_text']:.0%} of the samples are text alone",
+        'parameters', *_table([('','in all','train')]+[(g,f'{a:,}',f'{b:,}') for g,(a,b) in sheet['parameters'].items()]),
+        f'an update of {n} samples: {_many(update, "FLOPs")}', *_table([(k,f'{sum(v)/update:.1%}') for k,v in sheet['update'].items()]),
+        f"memory of a micro-batch of {sheet['micro']}, {sheet['precision']}{', checkpointing' if sheet['checkpointing'] else ''}: {_many(held, 'B')}",
+        *_table([(k,_many(v, 'B')) for k,v in sheet['memory'].items()]),
+        f"the run: {run['updates']:,} updates, {run['samples']:,} samples, {run['flops']:.3g} FLOPs"]
+    if b:=sheet.get('budget'): lines += [f"for {b['flops']:.3g} FLOPs: {b['samples']:,} samples, {b['updates']:,} updates"]
+    if sheet['answer']: lines += ['an answer of 32 tokens: '+', '.join(f'{k} {_many(v, "FLOPs")}' for k,v in sheet['answer'].items())]
+    return '\n'.join([*lines, f"remembered: {_many(sheet['cache']['frame'], 'B')} of a frame, {_many(sheet['cache']['token'], 'B')} of a token"])
+
+# %% ../nbs/15_cost.ipynb #cbd05a83
+def _amount(text): # a number from 0
+    try: value = float(text)
+    except ValueError: value = -1.
+    if 0<=value<float('inf'): return value
+    raise ArgumentTypeError(f"'{text}' is no number of at least 0")
+
+# %% ../nbs/15_cost.ipynb #1ce1c65c
+def cost_options(
+    parser:ArgumentParser, # gets the options
+)->None:
+    "What `fvlm cost` takes."
+    add = parser.add_argument
+    add('config', metavar='CONFIG', help='a YAML file, such as configs/stage1.yaml')
+    add('overrides', nargs='*', metavar='KEY=VALUE', help='settings to change, such as model.frozen=[vision]')
+    add('--budget', type=_amount, metavar='FLOPS', help='how many samples and updates so many FLOPs buy, such as 1e18')
+    for name,what in dict(frames='frames shown in a sample', distinct='different frames among them', tokens='text tokens', answers='supervised tokens', before='text tokens before the frames').items():
+        add(f'--{name}', type=_amount, metavar='N', help=f'{what}; default: from the shards if they are here, else typical')
+    add('--json', action='store_true', help='one JSON object instead of words')
+
+# %% ../nbs/15_cost.ipynb #2082da6b
+def run_cost(
+    o:Namespace, # the parsed options
+)->int: # exit code
+    "Tell what a configuration costs."
+    sheet = cost_sheet(load_config(o.config, o.overrides), o.budget, **{k:getattr(o, k) for k in ('frames','distinct','tokens','answers','before')})
+    print(json.dumps(sheet) if o.json else sheet_text(sheet))
+    return 0

@@ -107,11 +107,12 @@ def set_lr(
     for g in optimizer.param_groups: g['lr'] = lr_at(step, g['group'], train)
     return {g['group']:g['lr'] for g in optimizer.param_groups}
 
-# %% ../nbs/09_optim.ipynb #993118bf
+# %% ../nbs/09_optim.ipynb #e911ecfb
 def grad_norms(
     model:nn.Module, # after `backward`, before clipping
 )->dict[str,float]: # L2 norm per group that has gradients
     "How hard each part of the model is pulled."
     found = {g:[p.grad for n,p in model.named_parameters() if group_of(n)==g and p.grad is not None] for g in GROUPS}
-    norms = {g:torch.nn.utils.get_total_norm(grads) for g,grads in found.items() if grads}
+    whole = lambda t: t.full_tensor() if hasattr(t, 'full_tensor') else t # of a model that is spread over processes
+    norms = {g:whole(torch.nn.utils.get_total_norm(grads)) for g,grads in found.items() if grads}
     return dict(zip(norms, torch.stack(list(norms.values())).tolist())) if norms else {}

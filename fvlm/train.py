@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['WARM', 'PATIENCE', 'build_model', 'plan_of', 'data_of', 'updates_of', 'update', 'passes_at', 'compute_dtype',
-           'open_run', 'peak_memory', 'Meter', 'first_look', 'Run', 'set_up', 'TrainError', 'train']
+           'open_run', 'peak_memory', 'Meter', 'first_look', 'Run', 'set_up', 'new_optimizer', 'TrainError', 'train']
 
-# %% ../nbs/12_train.ipynb #f42a5b5e
-import json, math, random, resource, time
+# %% ../nbs/12_train.ipynb #041fb073
+import copy, json, math, random, resource, time
 import numpy as np, torch, torch.distributed as dist
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -23,6 +23,7 @@ from .model import FoveatedVLM, load_tokenizer
 from .optim import freeze, grad_norms, param_groups, set_lr
 from .plan import Plan, PlanError
 from .processes import PeerError, Processes, Stopped, StopSignal, join_processes, peers, share_gradients, total
+from .sharding import gather, in_step, scatter, shard_model, unspread
 from .shards import ShardError, Shards, fingerprint
 from .tracking import Tracker, progress
 
@@ -83,13 +84,14 @@ def updates_of(
         found.append(batch)
         if batch['last']: yield found; found = []
 
-# %% ../nbs/12_train.ipynb #c6329ca5
+# %% ../nbs/12_train.ipynb #3e575966
 def update(
     model, # to train
     batches:list[dict], # micro-batches of this process, however many
     who:Processes, # this process
     fine_passes:int=1, # looks of the fine pass
     dtype:torch.dtype=None, # of the computation; none: as the weights are
+    averaged:bool=False, # gradients are averaged over processes as they come, not added up
 )->dict: # tensors: loss and coarse loss summed over this process, and the tokens of all
     "Gradients of this process's part of an update."
     tokens = total(torch.tensor(float(sum((b['labels'][:,1:]!=IGNORE).sum() for b in batches)), device=who.device))
@@ -98,7 +100,7 @@ def update(
     for b in batches:
         with torch.autocast(who.device.split(':')[0], dtype=dtype, enabled=dtype is not None):
             out = model(input_ids=move(b['input_ids']), pixel_values_videos=move(b['pixel_values_videos']), frame_index=b['frame_index'],
-                labels=b['labels'], coarse_length=b['coarse_length'], fine_passes=fine_passes, num_items_in_batch=tokens.clamp(min=1))
+                labels=b['labels'], coarse_length=b['coarse_length'], fine_passes=fine_passes, num_items_in_batch=tokens.clamp(min=1)/(who.ranks if averaged else 1))
         out.loss.backward()
         sums['loss'] += out.loss_sum.detach()
         if out.coarse_sum is not None: sums['coarse'] += out.coarse_sum.detach()
@@ -168,7 +170,7 @@ def first_look(model, tokenizer, cfg, shards, plan, who): # centre the visual to
     pixels = Batches(shards, tokenizer, cfg.data, cfg.model.tokens_per_frame)[plan.update(0)[:64]]['pixel_values_videos']
     if pixels is not None and len(pixels)>1: model.calibrate(pixels.to(who.device))
 
-# %% ../nbs/12_train.ipynb #f87c5ed9
+# %% ../nbs/12_train.ipynb #bfe7764c
 @dataclass
 class Run:
     "A run in progress."
@@ -185,11 +187,12 @@ class Run:
     row:int=0 # updates in a row that were refused
     spikes:Spikes=None # how updates have been lately
     census:Census=None # what this process has read
+    twin:tuple=() # of a model that is spread over processes: model and optimiser in one piece, on rank 0
 
     @property
     def out(self): return Path(self.cfg.out)
 
-# %% ../nbs/12_train.ipynb #6db3a727
+# %% ../nbs/12_train.ipynb #d70b4989
 def set_up(
     cfg:Config, # of the run
     who:Processes, # this process
@@ -201,18 +204,39 @@ def set_up(
     shards, plan = data_of(cfg, tokenizer)
     if not at and not cfg.model.init: first_look(model, tokenizer, cfg, shards, plan, who)
     batches = Batches(shards, tokenizer, cfg.data, cfg.model.tokens_per_frame)
-    run = Run(cfg, who, model, tokenizer, torch.optim.AdamW(param_groups(model, cfg.train.lr, cfg.train.weight_decay)), shards, plan, batches)
+    run = Run(cfg, who, model, tokenizer, new_optimizer(model, cfg.train), shards, plan, batches)
     if cfg.train.checkpointing: model.gradient_checkpointing_enable()
     if at:
         saved = load_checkpoint(at, model, run.optimizer)
         run.step, run.state = saved['step'], run.state | saved['state']
         plan.check(run.state['plan'])
     run.state['plan'] = plan.state(0)
+    if cfg.train.parallel=='fsdp' and who.ranks>1: run.spread_out()
     run.spikes = Spikes(cfg.train.spike, run.state.get('spikes'))
     run.census = Census(shards.names['sources'], run.state.get('read') if who.rank==0 else None)
     return run
 
-# %% ../nbs/12_train.ipynb #fcd055d7
+# %% ../nbs/12_train.ipynb #5bee1065
+def new_optimizer(model, t): # over what trains
+    return torch.optim.AdamW(param_groups(model, t.lr, t.weight_decay))
+
+@patch
+def spread_out(self:Run): # model and optimiser, over all processes
+    twin = copy.deepcopy(self.model).cpu(); twin_optimizer = new_optimizer(twin, self.cfg.train)
+    for p,q in zip(self.model.parameters(), twin.parameters()):
+        if p in self.optimizer.state: twin_optimizer.state[q] = {k:v.cpu() for k,v in self.optimizer.state[p].items()}
+    shard_model(self.model, self.who)
+    self.optimizer = new_optimizer(self.model, self.cfg.train)
+    scatter(twin, twin_optimizer, self.model, self.optimizer)
+    self.twin = (twin, twin_optimizer) if self.who.rank==0 else (None, None)
+
+@patch
+def whole(self:Run)->tuple: # model and optimiser in one piece, on rank 0; all processes must ask
+    if not self.twin: return self.model, self.optimizer
+    gather(self.model, self.twin[0], self.optimizer, self.twin[1])
+    return self.twin
+
+# %% ../nbs/12_train.ipynb #2b15ccd2
 @patch
 def smaller(self:Run,
     parts:int, # into which every micro-batch is cut
@@ -229,19 +253,23 @@ def learn(self:Run,
     dtype:torch.dtype=None, # of the computation
 )->dict: # sums over all processes: loss, coarse loss and tokens
     "The gradient of an update, on all processes."
-    parts = 1
+    parts, spread, size = 1, bool(self.twin), self.cfg.data.frame_size
     while True:
-        try: sums = update(self.model, batches, self.who, passes_at(self.step, self.cfg), dtype)
-        except (torch.OutOfMemoryError, MemoryError): sums = None
+        try: sums = update(self.model, in_step(batches, self.model, size, self.who) if spread else batches, self.who, passes_at(self.step, self.cfg), dtype, spread)
+        except (torch.OutOfMemoryError, MemoryError):
+            if spread: raise
+            sums = None
         if not total(torch.tensor(float(sums is None), device=self.who.device)).item(): break
         self.optimizer.zero_grad(set_to_none=True); self.state['redone'] += 1; parts *= 2
         if self.who.device.startswith('cuda'): torch.cuda.empty_cache()
         batches = self.smaller(parts)
-    share_gradients([p for g in self.optimizer.param_groups for p in g['params']], self.who)
+    params = [p for g in self.optimizer.param_groups for p in g['params'] if not (spread and p.ndim)]
+    share_gradients(params, self.who)
+    for p in params if spread else (): p.grad /= self.who.ranks
     loss, coarse = total(torch.stack([sums['loss'], sums['coarse']])).tolist()
     return dict(loss=loss, coarse=coarse, tokens=sums['tokens'].item())
 
-# %% ../nbs/12_train.ipynb #8b155e1c
+# %% ../nbs/12_train.ipynb #2b5b94bc
 class TrainError(RuntimeError):
     "One line: what stopped the run, and what to try."
 
@@ -253,7 +281,7 @@ def apply(self:Run,
 )->tuple[float,str]: # norm of the gradient before clipping, and why the update was refused, if it was
     "Clip, judge and step."
     params = [p for g in self.optimizer.param_groups for p in g['params'] if p.grad is not None]
-    norm = torch.nn.utils.clip_grad_norm_(params, self.cfg.train.clip or math.inf).item()
+    norm = unspread(torch.nn.utils.clip_grad_norm_(params, self.cfg.train.clip or math.inf)).item()
     why = self.spikes.judge(loss, norm)
     if not why: self.optimizer.step()
     self.optimizer.zero_grad(set_to_none=True)
@@ -329,31 +357,33 @@ def clock(self:Run, sums, since): # seconds of an update, and those that count f
     self.state['seconds'] += sums['seconds']
     if since>=WARM: self.state['timed'] = [a+b for a,b in zip(self.state['timed'], (1, sums['seconds'], int(sums['tokens'])))]
 
-# %% ../nbs/12_train.ipynb #80e2f129
+# %% ../nbs/12_train.ipynb #f6396c94
 @patch
-def look_around(self:Run, tracker): # examine the looks
+def look_around(self:Run, tracker, model): # examine the looks
     shards = Shards(self.cfg.data.shards, 'validation', self.cfg.data.tasks, self.cfg.eval.samples)
     numbers = [i for i,t in enumerate(shards.column('frames')) if t][:16]
-    if not (self.model.reader.looks and numbers): return
-    b = Batches(shards, self.tokenizer, self.cfg.data, self.model.config.tokens_per_frame, strict=True)[numbers]
-    found = health(self.model, dict(input_ids=b['input_ids'].to(self.who.device), pixel_values_videos=b['pixel_values_videos'].to(self.who.device), frame_index=b['frame_index']))
+    if not (model.reader.looks and numbers): return
+    b = Batches(shards, self.tokenizer, self.cfg.data, model.config.tokens_per_frame, strict=True)[numbers]
+    found = health(model, dict(input_ids=b['input_ids'].to(self.who.device), pixel_values_videos=b['pixel_values_videos'].to(self.who.device), frame_index=b['frame_index']))
     if words:=alarms(found): print(f'{self.cfg.name}, update {self.step}: {"; ".join(words)}')
     tracker.log(self.step, 'looks', **found, **(dict(alarm='; '.join(words)) if words else {}))
 
 @patch
-def keep_best(self:Run, found): # the model, if it is the best so far
+def keep_best(self:Run, found, model): # the model, if it is the best so far
     mode = found.get(self.cfg.model.train_mode)
     loss = mode['loss'] if isinstance(mode, dict) else math.inf
     if self.cfg.train.eval_every and loss<self.state.get('best', {}).get('loss', math.inf):
         self.state['best'] = dict(step=self.step, loss=loss)
-        save_checkpoint(self.out/'best', self.step, self.model, None, self.tokenizer, dict(best=self.state['best']), 1)
+        save_checkpoint(self.out/'best', self.step, model, None, self.tokenizer, dict(best=self.state['best']), 1)
 
-# %% ../nbs/12_train.ipynb #8a4b49fb
+# %% ../nbs/12_train.ipynb #e51aeaaa
 @patch
 def judge(self:Run, tracker, evaluate, stop): # an evaluation and its rows; owed if the run shall stop
+    model, _ = self.whole()
     def work():
-        hook = self.model.register_forward_pre_hook(lambda *_: (self.who.beat(f'evaluation of update {self.step}'), stop.poll()) and None)
-        try: return evaluate(self.model, self.tokenizer, self.cfg) or {}
+        model.to(self.who.device)
+        hook = model.register_forward_pre_hook(lambda *_: (self.who.beat(f'evaluation of update {self.step}'), stop.poll()) and None)
+        try: return evaluate(model, self.tokenizer, self.cfg) or {}
         except Stopped: return None
         finally: hook.remove()
     found = self.who.alone(work, f'evaluation of update {self.step}')
@@ -361,18 +391,21 @@ def judge(self:Run, tracker, evaluate, stop): # an evaluation and its rows; owed
     if not found: return
     self.state['eval'] = found
     tracker.log(self.step, 'eval', **found)
-    self.look_around(tracker); self.keep_best(found)
+    self.look_around(tracker, model); self.keep_best(found, model)
+    if self.twin: model.cpu()
 
-# %% ../nbs/12_train.ipynb #f6847cc8
+# %% ../nbs/12_train.ipynb #67fece45
 @patch
 def save(self:Run): # a checkpoint
     self.read(); self.state['spikes'] = self.spikes.state
-    self.who.alone(lambda: save_checkpoint(self.out/'checkpoints', self.step, self.model, self.optimizer, self.tokenizer, self.state, self.cfg.train.keep), f'checkpoint of update {self.step}')
+    model, optimizer = self.whole()
+    self.who.alone(lambda: save_checkpoint(self.out/'checkpoints', self.step, model, optimizer, self.tokenizer, self.state, self.cfg.train.keep), f'checkpoint of update {self.step}')
 
 @patch
 def finish(self:Run, tracker): # the model for others to load, and the summary
     read, epochs, (updates,seconds,tokens) = self.read(), self.plan.epoch(self.step), self.state['timed']
-    self.who.alone(lambda: (self.model.save_pretrained(self.out/'model'), self.tokenizer.save_pretrained(self.out/'model')), 'the model')
+    model, _ = self.whole()
+    self.who.alone(lambda: (model.save_pretrained(self.out/'model'), self.tokenizer.save_pretrained(self.out/'model')), 'the model')
     told = {k:self.state[k] for k in ('seconds','refused','redone','best','memory') if k in self.state}
     pace = dict(samples_per_second=updates*self.cfg.train.batch_size/seconds, tokens_per_second=tokens/seconds) if updates else {}
     return tracker.finish(steps=self.step, samples=int(read.samples.sum()), tokens=int(read.learned.sum()), **told, **pace, peak_memory=peak_memory(self.who.device), epochs=epochs,
@@ -401,7 +434,7 @@ def shall_stop(self:Run, stop)->bool: # has any process been asked to stop?
     asked, owed = total(torch.tensor([float(stop.asked), float(self.state.get('owed', False))], device=self.who.device)).tolist()
     return owed>0 or (asked>0 and self.step<self.cfg.train.steps)
 
-# %% ../nbs/12_train.ipynb #336288dc
+# %% ../nbs/12_train.ipynb #32a8c9ce
 def train(
     cfg:Config, # of the run
     evaluate:Callable=None, # `(model, tokenizer, cfg) -> dict` of numbers, every `eval_every` updates and at the end
@@ -413,7 +446,7 @@ def train(
     run, dtype = set_up(cfg, who), compute_dtype(t.precision, who.device)
     tracker, meter, start = Tracker(out, to_dict(cfg), cfg.log.project, cfg.log.wandb, who.rank, resume_step=run.step), Meter(), run.step
     with StopSignal(who) as stop, peers(who, lambda: f'update {run.step+1}'), progress(t.steps, f'train {cfg.name}', initial=start, rank=who.rank) as bar:
-        if who.device!='cpu': run.make_room(dtype)
+        if who.device!='cpu' and not run.twin: run.make_room(dtype)
         updates = updates_of(cfg, run.shards, run.plan, run.tokenizer, who, run.step)
         if evaluate and run.state.get('owed'): run.judge(tracker, evaluate, stop); run.save()
         while run.step<t.steps:

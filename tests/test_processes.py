@@ -75,6 +75,17 @@ def test_two_processes_are_one_with_text_and_budgets(home):
     assert abs(rows[0]['share_samples.talk'].iloc[-1]-.4) <= 1/64
 
 
+def test_a_spread_model_is_one(home):
+    "FSDP2: two processes with half a model each do what one does, stop together when one is told, and go on as one."
+    keys = f'data.shards={home}/shards,{home}/texts', 'data.text_share=0.4', 'train.micro_batch=3', 'train.eval_every=4'
+    one = train(home, 'spread-one', *keys)
+    assert_close(train(home, 'spread-two', *keys, 'train.parallel=fsdp', processes=2), one, rtol=2e-3, atol=2e-4)
+    rows = [read_metrics(home/n) for n in ('spread-one', 'spread-two')]
+    for column in ('loss', 'fine.loss', 'grad_norm', 'grad_norms.connector'):
+        a, b = (torch.tensor(r[column].dropna().to_numpy()) for r in rows)
+        assert len(a) and len(a) == len(b); assert_close(a, b, rtol=2e-3, atol=1e-3)
+
+
 def test_one_two_one_processes(home):
     "A run that goes on with two processes and then with one again reads the same samples in the same updates."
     keys = 'train.steps=9', 'train.save_every=3', 'train.lr.connector=1e-5', 'train.lr.language=1e-5', 'train.lr.vision=0'
