@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'load_model', 'Answer', 'answer', 'told', 'as_json', 'Command', 'ask_options', 'ask', 'main']
 
-# %% ../nbs/17_cli.ipynb #76630038
+# %% ../nbs/17_cli.ipynb #a3ec2608
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 from . import __version__
+from .cost import cost_options, run_cost
 from .data import data_options, run_data
 from .chat import END, special_id
 from .looks import Looks, animate, look_at, question_batch, show_looks
@@ -156,7 +157,7 @@ def ask_options(
     add('--max-tokens', type=_whole, default=32, metavar='N', help='longest answer (default 32)')
     add('--json', action='store_true', help='one JSON object instead of words')
 
-# %% ../nbs/17_cli.ipynb #118c8f25
+# %% ../nbs/17_cli.ipynb #9182c55f
 def ask(
     o:Namespace, # the parsed options
 )->int: # exit code
@@ -174,6 +175,7 @@ def ask(
 
 COMMANDS['ask'] = Command('ask a clip a question', ask_options, ask)
 COMMANDS['data'] = Command('build, check and show shards', data_options, run_data)
+COMMANDS['cost'] = Command('what a configuration needs: parameters, FLOPs, memory', cost_options, run_cost)
 
 # %% ../nbs/17_cli.ipynb #7180de43
 class _Parser(ArgumentParser):

@@ -373,7 +373,7 @@ class Reading:
     share:float # of samples without frames
     source:str # where the numbers come from
 
-# %% ../nbs/15_cost.ipynb #5b88c66a
+# %% ../nbs/15_cost.ipynb #128cc19c
 def _indexed(cfg): # means of the run's shards: frames, different ones, tokens; tokens of text alone; its share. None if they are not here
     d = cfg.data
     try: shards = Shards(d.shards, 'train', d.tasks, d.max_samples) if d.shards and '://' not in d.shards else None
@@ -382,8 +382,8 @@ def _indexed(cfg): # means of the run's shards: frames, different ones, tokens; 
     U = shards.column('frames').astype(int)
     T = U+shards.column('images').astype(int)*(d.image_frames-1)
     S, seen = shards.lengths(cfg.model.tokens_per_frame, d.image_frames, d.max_tokens)-T*cfg.model.tokens_per_frame, U>0
-    mean = lambda x: float(x.mean()) if len(x) and S.any() else float(min(256, d.max_tokens)) # an index made without a tokenizer counts no tokens
-    return T[seen].mean(), U[seen].mean(), mean(S[seen]), mean(S[~seen]), d.text_share or (~seen).mean()
+    mean = lambda x: float(x.mean()) if len(x) and shards.tokenizer else min(256., d.max_tokens) # without a tokenizer, or with several, tokens are not counted
+    return float(T[seen].mean()), float(U[seen].mean()), mean(S[seen]), mean(S[~seen]), d.text_share or float((~seen).mean())
 
 # %% ../nbs/15_cost.ipynb #9af2b5c0
 def reading(
@@ -407,7 +407,7 @@ def _micro(cfg, s): # samples in a micro-batch
     most = [t.micro_batch or t.batch_size, t.batch_size, *([t.token_budget/tokens] if t.token_budget else []), *([t.frame_budget/s.U] if t.frame_budget and s.U else [])]
     return max(int(min(most)), 1)
 
-# %% ../nbs/15_cost.ipynb #1c2dd73c
+# %% ../nbs/15_cost.ipynb #66976788
 def cost_sheet(
     cfg:Config, # of a run
     budget:float=None, # FLOPs; none: only the run's own
@@ -420,7 +420,7 @@ def cost_sheet(
     update = {k:(t.batch_size*((1-r.share)*seen[k]+r.share*blind[k])).tolist() for k in PARTS}
     sample = sum(map(sum, update.values()))/t.batch_size
     modes = (['coarse','fine','auto'] if m.asks and arch.mode=='fine' else ['coarse']) if r.seen.frames else []
-    sheet = dict(name=cfg.name, vision=arch.vision_config.model_type, read=arch.read, mode=arch.mode, frozen=list(m.frozen), source=r.source, share_text=r.share,
+    sheet = dict(name=cfg.name, vision=cfg.model.vision, language=cfg.model.language, read=arch.read, mode=arch.mode, frozen=list(m.frozen), source=r.source, share_text=r.share,
         sample={k:float(getattr(r.seen, 'U' if k=='distinct' else k)) for k in ('frames','distinct','tokens','answers','before')}, parameters=parameters(arch, m.frozen),
         update=update, batch=t.batch_size, sample_flops=sample, run=dict(updates=t.steps, samples=t.steps*t.batch_size, flops=t.steps*t.batch_size*sample),
         micro=_micro(cfg, r.seen), precision='bf16' if m.half else 'fp32', checkpointing=t.checkpointing,
@@ -439,7 +439,7 @@ def _table(rows): # aligned lines
     wide = [max(map(len, column)) for column in zip(*rows)]
     return ['  '+'  '.join([r[0].ljust(wide[0]), *(c.rjust(w) for c,w in zip(r[1:], wide[1:]))]) for r in rows]
 
-# %% ../nbs/15_cost.ipynb #6d88fa10
+# %% ../nbs/15_cost.ipynb #f40558b4
 def sheet_text(
     sheet:dict, # from `cost_sheet`
 )->str: # several lines
@@ -447,7 +447,7 @@ def sheet_text(
     s, run, n = sheet['sample'], sheet['run'], sheet['batch']
     update, held = sum(map(sum, sheet['update'].values())), sum(sheet['memory'].values())
     froze = f", frozen: {', '.join(sheet['frozen'])}" if sheet['frozen'] else ''
-    lines = [f"{sheet['name']}: {sheet['vision']}, reader {sheet['read']}, trained {sheet['mode']}{froze}",
+    lines = [f"{sheet['name']}: {sheet['vision']} and {sheet['language']}, reader {sheet['read']}, trained {sheet['mode']}{froze}",
         f"a {'mean' if 'means' in sheet['source'] else 'typical'} sample: {s['frames']:.3g} frames ({s['distinct']:.3g} different), {s['tokens']:.4g} text tokens, {s['answers']:.4g} supervised; {sheet['share_text']:.0%} of the samples are text alone",
         'parameters', *_table([('','in all','train')]+[(g,f'{a:,}',f'{b:,}') for g,(a,b) in sheet['parameters'].items()]),
         f'an update of {n} samples: {_many(update, "FLOPs")}', *_table([(k,f'{sum(v)/update:.1%}') for k,v in sheet['update'].items()]),

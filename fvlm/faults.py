@@ -997,7 +997,7 @@ def hostile_films(folder, size):
     return dict(films=len(found), refused=sum(map(bool, found.values())), calls=calls, good_frames=len(load_clip(film, 8).frames_TCHW), frames_of_ten_hours=frames,
                 most_seconds=round(max(took+[time.monotonic()-start]), 2), followed=[k for k,v in found.items() if not v])
 
-# %% ../nbs/18d_faults.ipynb #d3923dc4
+# %% ../nbs/18d_faults.ipynb #17ba77d0
 def wrong_settings(
     canary:Path, # a folder that would be made
 )->dict[str,str]: # what the complaint must hold -> text of the file
@@ -1007,7 +1007,7 @@ def wrong_settings(
         'aliases':bomb, 'stands twice':'name: a\nname: b\n', 'train.stepps':'name: a\ntrain: {stepps: 3}\n', 'train.steps in':'name: a\ntrain: {steps: many}\n', 'train.lr.connector=nan':'name: a\ntrain: {lr: {connector: .nan}}\n',
         'train.lr.vision=inf':'name: a\ntrain: {lr: {vision: .inf}}\n', 'train.steps=-1':'name: a\ntrain: {steps: -1}\n', 'model.read':'name: a\nmodel: {read: depp}\n', 'train.lr':'name: a\ntrain: {lr: 0.1}\n',
         'holds a list':'- name\n- a\n', 'has no name':'out: somewhere\n', 'base':'name: a\nbase: [x]\n', 'in a circle':'name: a\nbase: wrong.yaml\n', 'line 2 cannot':'name: [a\n', 'bytes':'name: a\n#'+'x'*1_100_000,
-        'no such file':'name: a\nbase: nowhere.yaml\n', 'model.frozen':'name: a\nmodel: {frozen: [vision, vision]}\n', 'log.wandb':'name: a\nlog: {wandb: perhaps}\n', "unknown key '{":'name: a\n{a: b}: c\n'}
+        'no such file':'name: a\nbase: nowhere.yaml\n', 'model.frozen':'name: a\nmodel: {frozen: [vision, vision]}\n', 'log.wandb':'name: a\nlog: {wandb: perhaps}\n', 'line 2 cannot be':'name: a\n{a: b}: c\n'}
 
 @drill('F19', 'a configuration that is something else', 'objects of Python, aliases that unfold, unknown keys, wrong types, NaN and infinity, broken YAML', 'refused in one line with the file and the key or line',
        lambda f: f['named']==f['files'] and f['executed']==0)

@@ -60,7 +60,7 @@ class Assumed:
     clip_bytes:float=3_000. # of a clip beside its frames
     answers:float=.5 # share of the text that is supervised where only answers are
 
-# %% ../nbs/19a_pipeline.ipynb #a89425a1
+# %% ../nbs/19a_pipeline.ipynb #bb2ab812
 @dataclass(frozen=True)
 class Recipe:
     "From raw data to a report."
@@ -76,6 +76,7 @@ class Recipe:
     evaluate:Examination=field(default_factory=Examination) # the end
     assume:Assumed=field(default_factory=Assumed) # for cost and disk
     file:str='' # where it was read
+    overrides:tuple[str,...]=() # with which changes
 
     @property
     def home(self)->Path: return Path(self.shards or f'{self.out}/shards') # of the shards
@@ -115,7 +116,7 @@ def _change(tree, text): # one override, in place
         tree = tree[p]
     tree[last] = yaml.safe_load(raw)
 
-# %% ../nbs/19a_pipeline.ipynb #1e80d475
+# %% ../nbs/19a_pipeline.ipynb #ddfda326
 def read_recipe(
     path:str|Path, # YAML file
     overrides:list[str]|tuple[str,...]=(), # such as `out=/data/run`, later ones win
@@ -123,7 +124,7 @@ def read_recipe(
     "A recipe, with some keys changed."
     tree = read_yaml(path)
     for text in overrides: _change(tree, text)
-    r = _fill(Recipe, tree | dict(file=str(path)), str(path))
+    r = _fill(Recipe, tree | dict(file=str(path), overrides=list(overrides)), str(path))
     for name,n in dict(r.world, **{'evaluate.samples':r.evaluate.samples}).items():
         if not (isinstance(n, int) and n>0): raise ConfigError(f'{name} in {path}: expected a whole number of at least 1, got {n!r:.40}')
     for name in set(r.world)-{'lessons'}:
@@ -218,7 +219,7 @@ class Step:
         start = f'torchrun {shlex.join(self.launch[2:])}' if self.launch else 'python'
         return f"{start} scripts/{Path(self.words[0]).name} {shlex.join(self.words[1:])}"
 
-# %% ../nbs/19a_pipeline.ipynb #c94a59c4
+# %% ../nbs/19a_pipeline.ipynb #09170f08
 _HOW = ('workers', 'engine') # options of a build that leave its result alone
 
 def _build_step(r, name):
@@ -229,8 +230,8 @@ def _stage_step(r, name, path, words, cfg):
     many = ('-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={r.ranks}') if r.ranks>1 else ()
     return Step(name, (str(SCRIPTS/'train.py'), '--config', path, *words), Path(cfg.out)/'summary.json', to_dict(cfg), many, True)
 
-def _own_step(r, name, proof, what, overrides): # the pipeline calls itself
-    return Step(name, (str(SCRIPTS/'pipeline.py'), r.file, '--do', name, *overrides), Path(r.out)/proof, what)
+def _own_step(r, name, proof, what): # the pipeline calls itself
+    return Step(name, (str(SCRIPTS/'pipeline.py'), r.file, '--do', name, *r.overrides), Path(r.out)/proof, what)
 
 def _exam_step(r, model, cfg):
     e, d = r.evaluate, data_sets(r)
@@ -241,17 +242,16 @@ def _exam_step(r, model, cfg):
     proof = Path(r.out)/'evaluation.json'
     return Step('evaluation', (str(SCRIPTS/'evaluate.py'), model, *folders, '--out', str(proof), '--modes', *e.modes, *words), proof, dict(how, data=folders, modes=list(e.modes)))
 
-# %% ../nbs/19a_pipeline.ipynb #20b8da06
+# %% ../nbs/19a_pipeline.ipynb #3e4b0416
 def steps_of(
     r:Recipe, # what shall be done
-    overrides:list[str]|tuple[str,...]=(), # that it was read with
 )->list[Step]: # in order
     "The plan."
     stages = stage_configs(r)
     last, (_,_,cfg) = list(stages.items())[-1]
-    drawn = [_own_step(r, 'world', 'world/report.json', r.world, overrides)] if r.world else []
+    drawn = [_own_step(r, 'world', 'world/report.json', r.world)] if r.world else []
     built, trained = [_build_step(r, n) for n in data_sets(r)], [_stage_step(r, n, *found) for n,found in stages.items()]
-    return [*drawn, *built, *trained, _exam_step(r, f'{r.out}/{last}/model', cfg), _own_step(r, 'report', 'report.html', {}, overrides)]
+    return [*drawn, *built, *trained, _exam_step(r, f'{r.out}/{last}/model', cfg), _own_step(r, 'report', 'report.html', {})]
 
 # %% ../nbs/19a_pipeline.ipynb #73ddf08f
 def _notes(out): # what is remembered: name -> what, command, seconds
@@ -345,7 +345,7 @@ def stage_bytes(
     whole, trained = np.sum([*found.values()], 0)
     return 4.*whole*3+(cfg.train.keep+1)*(4.*whole+8*trained)
 
-# %% ../nbs/19a_pipeline.ipynb #fffe1af0
+# %% ../nbs/19a_pipeline.ipynb #2c4aca09
 def _there(path): # the nearest folder that exists
     path = Path(path).absolute()
     while not path.exists(): path = path.parent
@@ -360,7 +360,7 @@ def disk_needs(
     "Bytes that each step will still write."
     stages, rows = stage_configs(r), []
     for s in steps:
-        small = 3e6 if s.name in ('evaluation','report') else sum(r.world.values())*3e4
+        small = 3e6 if s.name in ('evaluation','report') else sum(k for n,k in r.world.items() if n!='lessons')*3e4
         need = data_bytes(r, s.name.removeprefix('data ')) if s.name.startswith('data ') else stage_bytes(stages[s.name][2]) if s.rests else small
         rest = 0. if s.done else np.nan if need is None else max(need-(_size(s.proof.parent) if s.proof.parent!=Path(r.out) else 0), 0.)
         rows.append(dict(step=s.name, folder=str(s.proof.parent), need=rest, device=os.stat(_there(s.proof.parent)).st_dev))
@@ -500,7 +500,11 @@ def make_world(
     eye = build_backbones(folder/'backbones', r.world.get('lessons', 500))
     write_atomic(folder/'report.json', json.dumps(dict(eye=eye, **r.world))+'\n')
 
-# %% ../nbs/19a_pipeline.ipynb #aa056001
+# %% ../nbs/19a_pipeline.ipynb #c8edde06
+def _said(message): # its text
+    content = message['content']
+    return content if isinstance(content, str) else ' '.join(p['text'] for p in content if p['type']=='text')
+
 def test_batches(
     shards:Shards, # samples to measure on
     tokenizer, # with `<frame>`
@@ -513,7 +517,7 @@ def test_batches(
     batches, count, part = Batches(shards, tokenizer, data, tokens_per_frame, strict=True), shards.column('frames').astype(int), []
     def of(part):
         batch = batches[part]
-        for m,i in zip(batch['meta'], part): m['answer'] = m['answer'] or str(shards[i]['messages'][-1]['content'])
+        for m,i in zip(batch['meta'], part): m['answer'] = m['answer'] or _said(shards[i]['messages'][-1])
         return batch
     for i in np.argsort(count, kind='stable').tolist():
         if part and (len(part)==samples or count[[*part, i]].sum()>frames): yield of(part); part = []

@@ -383,15 +383,15 @@ def make_readers(
         reader_of(*SHAPES[name], len(tokenizer)).save_pretrained(pair/'language'); tokenizer.save_pretrained(pair/'language')
         teach(_with(base, {'model.vision':str(pair/'vision'), 'model.language':str(place)}), steps)
 
-# %% ../nbs/18c_scaling.ipynb #e994089b
+# %% ../nbs/18c_scaling.ipynb #d3cf8b94
 def get_ready(
     base:Config, # template
     grid:Grid, # sizes and budgets
     samples:int=1024, # to read, for `sample_shapes`
 )->pd.DataFrame: # from `sample_shapes`
     "Readers, data and the sizes of samples; a job of a process."
-    make_readers(base, grid)
     prepare(base)
+    make_readers(base, grid)
     return sample_shapes(base, samples)
 
 
@@ -404,7 +404,8 @@ def record(
 )->dict: # for `result.json`
     "A study in plain values."
     points = points_of(rows)
-    tell = lambda c: dict(run=c.run, size=c.size, kind=c.kind, budget=c.budget, params=c.params, flops_per_sample=c.flops, samples=c.samples, spent=c.spent,
+    epochs = lambda c: json.loads((Path(c.cfg.out)/'summary.json').read_text())['summary']['epochs']
+    tell = lambda c: dict(run=c.run, size=c.size, kind=c.kind, budget=c.budget, params=c.params, flops_per_sample=c.flops, samples=c.samples, epochs=epochs(c), spent=c.spent,
                           changes={k:list(v) for k,v in diff_configs(base, c.cfg).items() if k!='train.seed'})
     return dict(seeds=sorted({c.seed for c in cells}), grid=dict(sizes=grid.sizes, budgets=grid.budgets, kinds=KINDS), base=to_dict(base),
                 samples=as_records(shapes.reset_index()), cells=[tell(c) for c in cells if c.seed==cells[0].seed],

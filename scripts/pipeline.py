@@ -27,7 +27,7 @@ def main():
     try:
         recipe = read_recipe(args.config, overrides)
         if args.do: (make_world if args.do == 'world' else write_pipeline_report)(recipe); return 0
-        steps = steps_of(recipe, overrides)
+        steps = steps_of(recipe)
         print(show_plan(recipe, steps), flush=True)
         check_done(recipe.out, steps)
         check_disk(disk_needs(recipe, steps))

@@ -2,9 +2,9 @@
 
     python scripts/speedrun.py --only data                      # once: films and backbones of the built-in world
     python scripts/scale.py                                     # all 24 cells in it, one seed, two at a time
-    python scripts/scale.py --seeds 2 --out outputs/scaling     # a second seed for each
+    python scripts/scale.py --seeds 2                           # a second seed for each
     python scripts/scale.py --plan                              # what would run, and nothing else
-    python scripts/scale.py --study smollm2 --jobs 1 --out outputs/scaling-smollm2    # real data, a GPU
+    python scripts/scale.py --study smollm2 --jobs 1            # real data, a GPU
 
 Writes results.csv (a row per evaluation and mode), result.json, isoflop.png and frontier.png. A second call skips what is done,
 an interrupted one continues; keys of the template can be overridden, such as eval.samples=1000.
@@ -33,7 +33,7 @@ def main():
     parser = argparse.ArgumentParser(description='Scaling grid of phase 1b.')
     parser.add_argument('--study', choices=list(STUDIES), default='tiny', help='template and grid (default tiny)')
     parser.add_argument('--seeds', type=int, default=1, help='how many (default 1)')
-    parser.add_argument('--out', type=Path, default=Path('outputs/scaling'), help='folder (default outputs/scaling)')
+    parser.add_argument('--out', type=Path, help="folder (default: the template's, outputs/scaling or outputs/scaling-smollm2)")
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time (default 2)')
     parser.add_argument('--plan', action='store_true', help='say what would run; makes the readers and texts of the built-in world')
     args, overrides = parser.parse_known_args()
@@ -42,12 +42,13 @@ def main():
     seeds = list(range(args.seeds))
     try:
         base = load_config(FOLDER/template, overrides)
-        if args.plan: return show_plan(base, grid, seeds, args.out)
-        found = run_scaling(base, grid, seeds, args.out, args.jobs)
+        out = args.out or Path(base.out)
+        if args.plan: return show_plan(base, grid, seeds, out)
+        found = run_scaling(base, grid, seeds, out, args.jobs)
     except (ConfigError, PlanError, ShardError, TrainError, FileNotFoundError) as e: sys.exit(f'scale: {e}')
     points = pd.DataFrame(found['points']).astype(dict(lo=float, hi=float))
-    plot_isoflop(points).savefig(args.out/'isoflop.png')
-    plot_frontier(points, found['fits']).savefig(args.out/'frontier.png')
+    plot_isoflop(points).savefig(out/'isoflop.png')
+    plot_frontier(points, found['fits']).savefig(out/'frontier.png')
     for kind, fits in found['fits'].items():
         for part in ('frontier', 'size_and_samples'): print(f'{kind:9}{say_fit(fits[part])}')
 

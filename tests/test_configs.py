@@ -2,11 +2,11 @@
 from pathlib import Path
 import pytest
 
-from fvlm.ablations import ASKED, ablations, transfer
+from fvlm.ablations import ALONG, ASKED, ablations, transfer
 from fvlm.config import ConfigError, diff_configs, load_config, read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]/'configs'
-FILES = sorted(p.relative_to(ROOT).as_posix() for p in ROOT.rglob('*.y*ml'))
+FILES = sorted(p.relative_to(ROOT).as_posix() for p in ROOT.rglob('*.y*ml') if p.stem != 'pipeline')
 REAL = [f for f in FILES if not f.startswith('tiny/') and f != 'ablations/tiny.yaml']
 STAGES = [f for f in REAL if Path(f).stem.startswith('stage')]
 DECLARED = {  # run -> what it changes, and to what
@@ -43,7 +43,7 @@ def test_stages(name):
 def test_text_share(name):
     assert load(name).data.text_share == (0.15 if Path(name).stem == 'd1' else 0.14)
 
-@pytest.mark.parametrize('name', ['stage1.yaml', 'ablations/baseline.yaml', 'ablations/tiny.yaml'])
+@pytest.mark.parametrize('name', ['stage1.yaml', 'ablations/baseline.yaml'])
 def test_the_connector_is_ten_times_as_fast(name):
     lr = load(name).train.lr
     assert lr.vision == lr.language and lr.connector == pytest.approx(10*lr.vision)
@@ -71,7 +71,7 @@ def test_an_ablation_is_a_base_and_a_change(name):
 def test_an_ablation_fits_the_tiny_world(name):
     baseline, tiny = load('ablations/baseline.yaml'), load('ablations/tiny.yaml')
     cfg = transfer(baseline, load(f'ablations/{name.lower()}.yaml'), tiny)
-    assert set(diff_configs(tiny, cfg)) == set(DECLARED[name])
+    assert set(diff_configs(tiny, cfg))-set(ALONG) == set(DECLARED[name])
 
 def test_a_second_change_is_refused(tmp_path):
     for p in [ROOT/'base.yaml', *(ROOT/'ablations').glob('*.yaml')]:
