@@ -23,7 +23,7 @@ def supervised(
     row, s, target_A = (t.to(hidden_BSH.device, non_blocking=True) for t in (row, s, target_A))
     return hidden_BSH[row, s], target_A, row
 
-# %% ../nbs/06a_loss.ipynb #fb365f08
+# %% ../nbs/06a_loss.ipynb #66d137db
 def _chunk_sum(h_AH, weight_VH, target_A): 
     return F.cross_entropy((h_AH@weight_VH.T).float(), target_A, reduction='sum')
 
@@ -31,10 +31,10 @@ def cross_entropy_sum(
     h_AH:Tensor, # states
     weight_VH:Tensor, # the LLM's head
     target_A:Tensor, # token ids
-    chunk:int=4096, # states per chunk where torch has no fused function
-    fused:bool=hasattr(F,'linear_cross_entropy'), # use torch's own (2.13 and later)
+    chunk:int=4096, # states per chunk if not fused
+    fused:bool=hasattr(F,'linear_cross_entropy'), # torch's own function (2.13 and later); keeps A·V log-probabilities
 )->Tensor: # scalar, nats, **summed** over tokens
-    "Cross-entropy of supervised states, summed, without holding all logits."
+    "Cross-entropy of supervised states, summed over tokens."
     if fused: return F.linear_cross_entropy(h_AH, weight_VH.to(h_AH.dtype), target_A, reduction='sum').float()
     parts = zip(h_AH.split(chunk), target_A.split(chunk))
     return sum((checkpoint(_chunk_sum, h, weight_VH.to(h.dtype), t, use_reentrant=False) for h,t in parts), h_AH.new_zeros(()).float())
