@@ -4,22 +4,19 @@
 
 # %% auto #0
 __all__ = ['DRILLS', 'FULL', 'QUICK', 'SAVE_EVERY', 'WAIT', 'SERVER', 'QUIET', 'ERRORS', 'STAGES', 'CHANGES', 'FORK', 'PLACES',
-           'SPOILED', 'ENDS', 'ONE', 'HEADERS', 'SNIPPETS', 'Drill', 'drill', 'Size', 'film', 'talk', 'shard',
-           'make_world', 'world_of', 'settings', 'parts', 'Life', 'glance', 'part', 'put', 'got', 'DrillError',
-           'said_why', 'live', 'until', 'bits', 'rows_of', 'compare', 'stages', 'run_stages', 'position', 'saving',
+           'SPOILED', 'ENDS', 'Drill', 'drill', 'Size', 'film', 'talk', 'shard', 'make_world', 'world_of', 'settings',
+           'parts', 'Life', 'free_port', 'crowd', 'glance', 'put', 'got', 'part', 'DrillError', 'said_why', 'live',
+           'until', 'bits', 'rows_of', 'compare', 'stages', 'run_stages', 'position_of', 'position', 'saving',
            'kill_at', 'kill_anywhere', 'strike', 'tiny_run', 'stamp', 'save', 'fork', 'sound', 'struck_save', 'die',
            'full', 'broken', 'strikes', 'kill_saves', 'kill_in_save', 'small_disk', 'bounded_save', 'clear',
-           'fill_saves', 'no_room', 'damaged', 'flip', 'cut_off', 'noticed', 'damage', 'keys_of', 'free_port', 'crowd',
-           'leg', 'change_processes', 'cover', 'alike', 'stop_anywhere', 'pair', 'run_pair', 'glancing', 'calm_pair',
-           'me', 'changed', 'asked', 'take_away', 'spoil', 'no_numbers', 'poison', 'poisoned', 'scarce', 'no_memory',
-           'position_of', 'fall', 'lose_one', 'children', 'hurt_worker', 'hurt_workers', 'payload', 'header', 'within',
-           'refused', 'forged', 'readers', 'hostile_files', 'lists', 'addresses', 'wide', 'long', 'hostile_films',
-           'wrong_settings', 'hostile_settings', 'gate', 'scan', 'Dashboard', 'with_dashboard', 'fill', 'lock',
-           'bad_disk', 'no_log', 'gradient', 'cut_update', 'run_drill', 'in_order', 'run_drills', 'fault_table']
+           'fill_saves', 'no_room', 'damaged', 'flip', 'cut_off', 'noticed', 'damage', 'pair', 'run_pair', 'glancing',
+           'calm_pair', 'me', 'changed', 'asked', 'take_away', 'spoil', 'no_numbers', 'poison', 'poisoned', 'scarce',
+           'no_memory', 'fall', 'lose_one', 'children', 'hurt_worker', 'hurt_workers', 'Dashboard', 'with_dashboard',
+           'fill', 'lock', 'bad_disk', 'no_log', 'run_drill', 'in_order', 'run_drills', 'fault_table']
 
-# %% ../nbs/18d_faults.ipynb #ec089d6a
-import ctypes, errno, importlib.util, json, math, multiprocessing, os, resource, shutil, signal, socket, struct, sys, tempfile, threading, time, zipfile
-import av, numpy as np, torch, safetensors.torch as st
+# %% ../nbs/18d_faults.ipynb #5a94ff23
+import ctypes, errno, json, math, multiprocessing, os, resource, shutil, signal, socket, sys, tempfile, threading, time
+import numpy as np, torch, safetensors.torch as st
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
@@ -28,21 +25,19 @@ from pathlib import Path
 from unittest import mock
 from einops import rearrange
 from torch import Tensor
-import fvlm
 from . import checkpoint as checkpoint_room, train as train_room
 from .backbones import tiny_llm, tiny_tokenizer, tiny_vit
 from .checkpoint import CheckpointError, find_checkpoints, latest_checkpoint, load_checkpoint, save_checkpoint, verify
 from .config import Config, ConfigError, load_config, write_atomic
 from .guards import MemoryRefusal
-from .loader import Batches, DataError, train_batches
+from .loader import Batches, DataError
 from .model import FoveatedVLM, load_tokenizer
 from .plan import PlanError
 from .processes import PeerError, Processes, Stopped
-from .sampling import load_clip, write_video
 from .scenes import World, make_scene
 from .shards import Cut, ShardError, Shards, fingerprint, index_shard, to_jpeg, write_index, write_shard
-from .tracking import progress, run_info
-from .train import TrainError, build_model, train, update
+from .tracking import run_info
+from .train import TrainError, train
 
 # %% ../nbs/18d_faults.ipynb #13bd556c
 @dataclass(frozen=True)
@@ -68,7 +63,7 @@ def drill(
     def keep(work): DRILLS[id] = Drill(id, fault, injected, expected, rule, work, also); return work
     return keep
 
-# %% ../nbs/18d_faults.ipynb #a440c432
+# %% ../nbs/18d_faults.ipynb #b19ff55a
 @dataclass(frozen=True)
 class Size:
     "How much of everything."
@@ -87,7 +82,7 @@ class Size:
     seed:int=0 # of everything random
 
 FULL = Size()
-QUICK = Size(kills=3, steps=4, every=9, cuts=2, disks=3, stops=12, places=2, falls=2, long=72, poisons=2, workers=(0,2), legs=((1,0),(2,1),(1,2)))
+QUICK = Size(kills=3, steps=4, every=9, cuts=2, disks=3, stops=12, places=2, falls=2, long=72, poisons=1, workers=(0,2), legs=((1,0),(2,1),(1,2)))
 
 # %% ../nbs/18d_faults.ipynb #2d0c3a95
 def film(
@@ -197,7 +192,22 @@ class Life:
 
     def words(self): return self.said.read_text(errors='replace')
 
-# %% ../nbs/18d_faults.ipynb #4781257b
+# %% ../nbs/18d_faults.ipynb #5fbf7bd5
+def free_port()->str: # of this machine
+    "A port that nobody listens to."
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); return str(s.getsockname()[1])
+
+def crowd(
+    home:Path, # gets what they say
+    ranks:int, # how many
+    work:Callable, # of this room
+    *args, # of it
+)->list[Life]: # as torchrun would start them
+    "Several processes of one run."
+    where = dict(WORLD_SIZE=str(ranks), MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
+    return [Life(home/f'rank{r}.txt', work, *args, RANK=str(r), LOCAL_RANK=str(r), **where) for r in range(ranks)]
+
+# %% ../nbs/18d_faults.ipynb #e5e2c1a3
 ERRORS = ConfigError, PlanError, ShardError, DataError, CheckpointError, TrainError, PeerError, MemoryRefusal, FileNotFoundError
 
 def glance(
@@ -209,6 +219,9 @@ def glance(
     with torch.no_grad():
         for _ in range(times): out = model(input_ids=b['input_ids'], pixel_values_videos=b['pixel_values_videos'], frame_index=b['frame_index'], labels=b['labels'], coarse_length=b['coarse_length'])
     return dict(loss=out.loss.item())
+
+def put(path, numbers): path.parent.mkdir(parents=True, exist_ok=True); path.write_text(json.dumps(numbers)) # what a life found
+def got(path): return json.loads(path.read_text())
 
 def part(
     cfg:Config, # of the run
@@ -226,9 +239,6 @@ def part(
     finally:
         flat = torch.cat([p.detach().flatten() for m,_ in models for p in m.parameters()] or [torch.zeros(0)])
         put(Path(cfg.out)/f"rank{os.environ.get('RANK', 0)}.json", dict(sum=flat.double().sum().item(), odd=int((~flat.isfinite()).sum())))
-
-def put(path, numbers): path.parent.mkdir(parents=True, exist_ok=True); path.write_text(json.dumps(numbers)) # what a life found
-def got(path): return json.loads(path.read_text())
 
 # %% ../nbs/18d_faults.ipynb #04a74cd5
 class DrillError(RuntimeError):
@@ -304,21 +314,21 @@ def run_stages(
     "Train them one after the other, from wherever they stand."
     for cfg in stages(world, home, steps): train(cfg)
 
-# %% ../nbs/18d_faults.ipynb #f8e410d8
+# %% ../nbs/18d_faults.ipynb #61391528
+def position_of(run): # updates in its newest whole checkpoint
+    at = latest_checkpoint(run/'checkpoints')
+    return int(at.name.rpartition('-')[2]) if at else 0
+
 def position(
     home:Path, # of a run in stages
 )->tuple[int,int]: # updates in the logs, updates in whole checkpoints
     "How far a run in stages has come."
-    logged = saved = 0
-    for run in sorted(home.glob('stage*')):
-        log = run/'metrics.jsonl'
-        logged += log.read_bytes().count(b'\n') if log.exists() else 0
-        at = latest_checkpoint(run/'checkpoints')
-        saved += int(at.name.rpartition('-')[2]) if at else 0
-    return logged, saved
+    logs, runs = [p.read_bytes() for p in home.glob('stage*/metrics.jsonl')], sorted(home.glob('stage*'))
+    return sum(l.count(b'\n') for l in logs), sum(map(position_of, runs))
 
 def saving(home): return any('.part' in p.name for p in home.glob('stage*/checkpoints/.*')) # a save has begun and is not done
 
+# %% ../nbs/18d_faults.ipynb #cda543a5
 def kill_at(
     home:Path, # of a run in stages
     life:Life, # that makes it
@@ -334,7 +344,6 @@ def kill_at(
     logged, saved = position(home)
     return dict(logged=logged, lost=logged-saved, saving=saving(home))
 
-# %% ../nbs/18d_faults.ipynb #cf5d2062
 @drill('F1', 'kill -9 in the middle of a run', 'SIGKILL at random moments of three stages, a third of them inside a save',
        'resumed each time; weights, optimiser, random numbers and log as if nothing had happened',
        lambda f: f['kills']==f['wanted'] and f['bits']==f['rows']==0 and f['most_lost']<=f['save_every'],
@@ -425,7 +434,7 @@ def die(): os.kill(os.getpid(), signal.SIGKILL)
 def full(): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 def broken(): raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-# %% ../nbs/18d_faults.ipynb #b109c22a
+# %% ../nbs/18d_faults.ipynb #f703809a
 def strikes(
     world:Path, # from `make_world`
     home:Path, # for checkpoints
@@ -449,7 +458,6 @@ def kill_saves(world, home, every): # runs in a life
     found = list(strikes(world, home, die, (2,1), every))
     put(home/'found.json', dict(points=len(found), killed=sum(f['code']==-signal.SIGKILL for f in found), recovered=sum(f['sound'] for f in found)))
 
-# %% ../nbs/18d_faults.ipynb #e11f31ac
 @drill('F2', 'kill -9 inside a save', 'SIGKILL at every open, write, fsync, rename and removal of a save, of a new checkpoint and of one that replaces another',
        'the newest whole checkpoint loads, the next save works and clears what was left; nothing is done by hand',
        lambda f: f['points']==f['killed']==f['recovered']>0)
@@ -507,7 +515,7 @@ def no_room(folder, size):
     live(folder/'said.txt', fill_saves, world_of(folder), folder, size.every, size.disks)
     return got(folder/'found.json')
 
-# %% ../nbs/18d_faults.ipynb #be0a07c6
+# %% ../nbs/18d_faults.ipynb #55a637c9
 @contextmanager
 def damaged(
     path:Path, # a file
@@ -535,6 +543,7 @@ def noticed(
     else: return False
     with open(os.devnull, 'w') as quiet, mock.patch('sys.stdout', quiet): return told and latest_checkpoint(home)==older
 
+# %% ../nbs/18d_faults.ipynb #281c5fc3
 @drill('F4', 'a damaged checkpoint', 'one bit turned in each file; each file cut off at several places; each file removed',
        'refused by its digest, with the name of the file; the run falls back to the checkpoint before', lambda f: f['damages']==f['noticed']>0)
 def damage(folder, size):
@@ -547,100 +556,7 @@ def damage(folder, size):
             with damaged(path, how): found.append(noticed(folder, path.name))
     return dict(files=len(list(newer.iterdir())), damages=len(found), noticed=sum(found))
 
-# %% ../nbs/18d_faults.ipynb #722cc3fb
-def keys_of(
-    read:tuple, # shards, tokenizer, plan
-    span:tuple, # first update, and the one to stop before
-    ranks:int=1, # processes
-    workers:int=0, # data processes of each
-)->list[list[str]]: # per update, sorted
-    "The samples of each update, over all processes."
-    (shards, tokenizer, plan), (start, stop), cfg = read, span, load_config(overrides=['name=keys'])
-    updates = [[] for _ in range(start, stop)]
-    for rank in range(ranks):
-        step = 0
-        for b in train_batches(shards, plan, tokenizer, cfg.data, start=start, stop=stop, workers=workers, rank=rank, ranks=ranks):
-            updates[step] += [m['key'] for m in b['meta']]; step += b['last']
-        if step!=stop-start: raise DrillError(f'rank {rank} of {ranks} made {step} updates instead of {stop-start}')
-    return [sorted(u) for u in updates]
-
-def free_port()->str: # of this machine
-    "A port that nobody listens to."
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); return str(s.getsockname()[1])
-
-def crowd(
-    home:Path, # gets what they say
-    ranks:int, # how many
-    work:Callable, # of this room
-    *args, # of it
-)->list[Life]: # as torchrun would start them
-    "Several processes of one run."
-    where = dict(WORLD_SIZE=str(ranks), MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
-    return [Life(home/f'rank{r}.txt', work, *args, RANK=str(r), LOCAL_RANK=str(r), **where) for r in range(ranks)]
-
-# %% ../nbs/18d_faults.ipynb #ae547253
-def leg(
-    home:Path, # gets what they say
-    cfg:Config, # of the run
-    ranks:int, # processes
-    stop:int, # kill them when this checkpoint is there
-)->None:
-    "A part of a run."
-    lives = crowd(home, ranks, part, cfg)
-    there = lambda: (Path(cfg.out)/'checkpoints'/f'step-{stop:08d}').is_dir()
-    until(lambda: there() or not any(l.on() for l in lives))
-    if stop<cfg.train.steps:
-        for l in lives: l.kill()
-    codes = [l.end() for l in lives]
-    if not there(): raise DrillError(f'{ranks} processes ended with {codes} before update {stop}: {lives[0].words()[-1500:]}')
-
-@drill('F6', 'other numbers of processes and workers', 'a run is killed and resumed with other numbers of each',
-       'the same samples in the same updates; losses equal up to rounding', lambda f: f['order_differs']==0 and f['most_loss_apart']<1e-3,
-       'tests/test_data_order.py, tests/test_processes.py::test_one_two_one_processes')
-def change_processes(folder, size):
-    world, steps, losses = world_of(folder), SAVE_EVERY*len(size.legs), {}
-    calm, changing = (settings(world, folder/n, f'train.steps={steps}', 'train.lr.connector=1e-5', 'train.lr.language=1e-5', 'train.lr.vision=0') for n in ('calm','changing'))
-    order = [keys_of(parts(world), (SAVE_EVERY*i,SAVE_EVERY*(i+1)), ranks, workers) for i,(ranks,workers) in enumerate(size.legs)]
-    leg(folder/'calm', calm, 1, steps)
-    for i,(ranks,workers) in enumerate(size.legs, 1): leg(folder/f'leg{i}', changing, ranks, SAVE_EVERY*i)
-    for cfg in (calm, changing): losses[cfg.out] = [r['loss'] for r in rows_of(Path(cfg.out)) if r['event']=='train']
-    apart = [abs(x-y) for x,y in zip(*losses.values(), strict=True)]
-    return dict(legs=len(size.legs), updates=steps, order_differs=sum(a!=b for a,b in zip(sum(order, []), keys_of(parts(world), (0,steps)))), most_loss_apart=float(f'{max(apart):.3g}'))
-
-# %% ../nbs/18d_faults.ipynb #7266453c
-@drill('F7', 'numbers of workers that do not divide', '72 shards, 1, 2 and 4 processes with up to 6 workers each', 'in one epoch each sample comes exactly once',
-       lambda f: f['once']==f['samples']*f['ways'], 'tests/test_data_order.py::test_each_sample_once_and_in_the_same_update')
-def cover(folder, size):
-    n, tokenizer = 144, load_tokenizer(world_of(folder)/'language')
-    shards = Shards(shard(folder/'many', [talk(i) for i in range(n)], 72, tokenizer))
-    plan = train_room.plan_of(settings(folder, folder, 'train.batch_size=8', 'data.text_share=0'), shards, tokenizer)
-    ways, once = list(product((1,2,4), size.workers)), 0
-    for ranks,workers in ways:
-        seen = sum(keys_of((shards,tokenizer,plan), (0,n//8), ranks, workers), [])
-        once += sum(seen.count(f'talk-{i}')==1 for i in range(n))
-    return dict(shards=72, samples=n, ways=len(ways), once=once, share=once/n/len(ways))
-
-# %% ../nbs/18d_faults.ipynb #e662bd9a
-def alike(a, b): # two batches, to the byte
-    same = lambda x, y: torch.equal(x, y) and x.dtype==y.dtype if torch.is_tensor(x) and torch.is_tensor(y) else x==y
-    return a.keys()==b.keys() and all(same(a[k], b[k]) for k in a)
-
-@drill('F8', 'stopped between any two updates', 'a mixed, sorted and packed run is stopped after each update', 'the next batch is the same to the byte',
-       lambda f: f['same']==f['stops']>0, 'tests/test_data_order.py::test_the_next_batch_after_any_step')
-def stop_anywhere(folder, size):
-    shards, tokenizer, plan = parts(world_of(folder))
-    data, stop = settings(folder, folder).data, size.stops+1
-    whole = list(train_batches(shards, plan, tokenizer, data, stop=stop))
-    firsts = [0]+[i+1 for i,b in enumerate(whole) if b['last']]
-    same = 0
-    for step in range(1, stop):
-        state = json.loads(json.dumps(plan.state(step)))
-        _, _, again = parts(world_of(folder))
-        b = next(iter(train_batches(shards, again, tokenizer, data, start=again.check(state), stop=stop)))
-        same += alike(b, whole[firsts[step]])
-    return dict(stops=stop-1, micro_batches=len(whole), same=same)
-
-# %% ../nbs/18d_faults.ipynb #c2f76e6c
+# %% ../nbs/18d_faults.ipynb #7328bbfd
 def pair(
     world:Path, # from `make_world`
     out:Path, # of the run
@@ -674,6 +590,7 @@ def calm_pair(
 
 def me(): return int(os.environ.get('RANK', 0)) # which process this is
 
+# %% ../nbs/18d_faults.ipynb #77f5233e
 @contextmanager
 def changed(
     owner, name:str, # of a function
@@ -683,7 +600,9 @@ def changed(
     real, calls = getattr(owner, name), count(1)
     with mock.patch.object(owner, name, lambda *a, **k: change(next(calls), real, *a, **k)): yield
 
-# %% ../nbs/18d_faults.ipynb #9084a0e4
+# %% ../nbs/18d_faults.ipynb #4c4b9976
+PLACES = 'accumulation', 'evaluation', 'update', 'waiting', 'save'
+
 def asked(
     where:str, # of `PLACES`
     said:Path, # gets the time of the signal
@@ -698,8 +617,6 @@ def asked(
     here, room = sys.modules[__name__], train_room
     return {(1,'update'):lambda: changed(room, 'update', at(2)), (1,'accumulation'):lambda: changed(Tensor, 'backward', at(4)), (0,'save'):lambda: changed(room, 'save_checkpoint', at(1)),
         (0,'evaluation'):lambda: changed(here, 'glance', slowly), (0,'waiting'):lambda: changed(here, 'glance', slowly), (1,'waiting'):lambda: changed(Processes, 'alone', waiting)}.get((me(),where), nullcontext)()
-
-PLACES = 'accumulation', 'evaluation', 'update', 'waiting', 'save'
 
 @drill('F5', 'a machine that is taken away', 'SIGTERM to one of two processes, in an update, between micro-batches, in an evaluation, in a save', 'both end with 0 within 30 s, one checkpoint; started again, the run is as if nothing had happened',
        lambda f: f['ended_well']==f['asked']==f['saved']==f['same_bits'] and f['most_seconds']<30)
@@ -741,7 +658,7 @@ def no_numbers(folder, size):
     return dict(spoiled=len(SPOILED), left_out=sum(r['step'] in SPOILED for r in skips), told_samples=sum(len(r['keys'].split())==4 for r in skips), odd_weights=sum(e['odd'] for e in ends),
                 weights_apart=abs(ends[0]['sum']-ends[1]['sum']), ended_in_one_line=sum(c==1 and said_why(l, 'in a row', 'not finite') for l,c in zip(lives, codes)))
 
-# %% ../nbs/18d_faults.ipynb #5dca05b0
+# %% ../nbs/18d_faults.ipynb #732fd27c
 def poison(
     steps:dict, # number of the update -> labels or gradient
 ):
@@ -758,8 +675,8 @@ def poison(
 @drill('F10', 'a poisoned update', 'random answers, or a gradient a hundred times too large, in some updates of a long run', 'these are left out, and no other', lambda f: f['caught']==f['poisoned'] and f['false_alarms']==0)
 def poisoned(folder, size):
     world, steps = world_of(folder), size.long
-    at = np.linspace(70, steps-1, size.poisons).astype(int).tolist()
-    doses = dict(zip(at, ('labels','gradient')*len(at)))
+    at = np.linspace(max(70, steps*3//20), steps-1, size.poisons).astype(int).tolist()
+    doses = dict(zip(at, ('gradient','labels')*len(at)))
     life = Life(folder/'said.txt', part, settings(world, folder/'run', f'train.steps={steps}', 'train.save_every=0', 'train.warmup=0'), poison, doses)
     if code:=life.end(1500) or life.process.exitcode: raise DrillError(f'ended with {code}: {life.words()[-1000:]}')
     rows = rows_of(folder/'run')
@@ -794,11 +711,7 @@ def no_memory(folder, size):
     return dict(ended=runs['scarce'][0], redone=json.loads((folder/'scarce'/'summary.json').read_text())['summary']['redone'], samples_lost=calm[-1]['samples']-less[-1]['samples'], weights_apart=abs(ends[0]-ends[1]),
                 gradient_apart=max(apart('grad_norm'), apart('loss')), ended_in_one_line=sum(c==1 and said_why(l, 'memory') for l,c in zip(lives, codes)), saved=int(position_of(folder/'none')))
 
-# %% ../nbs/18d_faults.ipynb #a04e833f
-def position_of(run): # updates in its newest whole checkpoint
-    at = latest_checkpoint(run/'checkpoints')
-    return int(at.name.rpartition('-')[2]) if at else 0
-
+# %% ../nbs/18d_faults.ipynb #b8899cfd
 ENDS = (1, 'SIGKILL', 'update'), (0, 'SIGKILL', 'save'), (1, 'SIGSTOP', 'update'), (0, 'SIGSTOP', 'save')
 
 def fall(
@@ -864,188 +777,7 @@ def hurt_workers(folder, size):
     apart = [compare(folder/'calm', folder/n) for n in ('killed','stuck')]
     return dict(ended=sum(f['ended'] for f in found), told=sum(f['told'] for f in found), most_seconds=max(f['seconds'] for f in found), limit=2*WAIT, **{k:sum(a[k] for a in apart) for k in ('bits','rows')})
 
-# %% ../nbs/18d_faults.ipynb #dde6e338
-def payload(
-    canary:Path, # a folder that would be made
-)->dict[str,bytes]: # kind of file -> content
-    "Files that do something when they are unpickled."
-    raw = f'cos\nmkdir\n(S{str(canary)!r}\ntR.'.encode()
-    box = canary.with_suffix('.zip')
-    with zipfile.ZipFile(box, 'w') as z: z.writestr('archive/data.pkl', raw); z.writestr('archive/version', '3')
-    head = "{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(117).encode()+b'\n'
-    return dict(pickle=raw, torch=box.read_bytes(), numpy=b'\x93NUMPY\x01\x00'+struct.pack('<H', len(head))+head+raw)
-
-def header(text, size=None, data=bytes(8)): return struct.pack('<Q', len(text) if size is None else size)+text.encode()+data # of a safetensors file
-
-ONE = '"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
-HEADERS = dict(
-    endless=header('{'+ONE+'}', 2**64-1), longer_than_the_file=header('{'+ONE+'}', 10**6), hundred_megabytes=header('{'+ONE+'}', 10**8+1), no_json=header('hello'), empty=b'', short=b'\x08\x00',
-    twice=header('{'+ONE+','+ONE+'}'), overlap=header('{'+ONE+','+ONE.replace('"a"', '"b"')+'}'), outside=header('{'+ONE.replace('0,8', '0,800')+'}'),
-    backwards=header('{'+ONE.replace('0,8', '8,0')+'}'), wrong_size=header('{'+ONE.replace('[2]', '[9]')+'}'), negative=header('{'+ONE.replace('[2]', '[-2]')+'}'),
-    overflow=header('{'+ONE.replace('[2]', '[4294967296,4294967296,4]')+'}'), hole=header('{'+ONE.replace('0,8', '4,8').replace('[2]','[1]')+'}'), deep=header('{"a":'+'['*10**5+'}'), unknown_type=header('{'+ONE.replace('F32', 'P64')+'}'))
-
-# %% ../nbs/18d_faults.ipynb #04905434
-@contextmanager
-def within(
-    seconds:int, # until it is over
-):
-    "Leave what hangs, with an error that no reader takes for its own."
-    def late(*_): raise DrillError(f'nothing for {seconds} s')
-    before = signal.signal(signal.SIGALRM, late); signal.alarm(seconds)
-    try: yield
-    finally: signal.alarm(0); signal.signal(signal.SIGALRM, before)
-
-def refused(
-    attempt:Callable, # without arguments
-    *names:str, # one of which the error should hold
-)->str: # '' (taken, or it hangs), 'clear' (one line with the name) or 'refused'
-    "Whether an attempt fails, and how."
-    with open(os.devnull, 'w') as quiet, mock.patch('sys.stdout', quiet), mock.patch('sys.stderr', quiet):
-        try:
-            with within(8): attempt()
-        except DrillError: return ''
-        except Exception as e: return 'clear' if isinstance(e, (ValueError,FileNotFoundError)) and '\n' not in str(e).strip() and any(n in str(e) for n in names) else 'refused'
-    return ''
-
-def forged(
-    folder:Path, # a good checkpoint
-    name:str, # of a file in it
-    data:bytes, # its new content
-    load:Callable, # (folder) -> anything
-)->str: # as `refused`
-    "A checkpoint with a forged file and a manifest that fits it."
-    manifest = folder/'manifest.json'
-    with damaged(folder/name, lambda _: data), damaged(manifest, lambda old: old):
-        if name!=manifest.name: manifest.unlink(); checkpoint_room._seal(folder)
-        return refused(lambda: load(folder), folder.name, name)
-
-# %% ../nbs/18d_faults.ipynb #e29c59b7
-def readers(
-    home:Path, # for files
-    world:Path, # from `make_world`
-)->Iterator[tuple]: # folder, name of a file in it, what reads the folder
-    "Everything that reads a file of somebody else."
-    run = tiny_run(world)
-    at = save(home/'run', run, 1, 1)
-    for name in ('model.safetensors','optimizer.safetensors','rng.safetensors','trainer.json','manifest.json'): yield at, name, lambda f: load_checkpoint(f, *run[:2])
-    for kind in ('vision','language'):
-        shutil.copytree(world/kind, home/kind)
-        build = dict(vision=lambda f: FoveatedVLM.from_backbones(str(f), str(world/'language')), language=lambda f: FoveatedVLM.from_backbones(str(world/'vision'), str(f)))[kind]
-        for name in ('model.safetensors','config.json'): yield home/kind, name, build
-    for name in ('tokenizer.json','tokenizer_config.json'): yield home/'language', name, load_tokenizer
-    shutil.copytree(world/'shards', home/'shards')
-    for name in ('index.json','index.npy'): yield home/'shards', name, Shards
-
-@drill('F16', 'a program where data should be', 'pickles in the place of every file that is read, with a manifest that fits; safetensors headers that lie', 'refused, and nothing is executed',
-       lambda f: f['refused']==f['files'] and f['executed']==0, 'tests/test_bad_data.py, tests/test_repo.py::test_no_dangerous_calls')
-def hostile_files(folder, size):
-    canary, world, found = folder/'canary', world_of(folder), {}
-    for place,name,read in readers(folder, world):
-        kinds = payload(canary) | (HEADERS if name.endswith('.safetensors') else {})
-        for kind,data in kinds.items():
-            if (place/'manifest.json').exists(): found[place.name,name,kind] = forged(place, name, data, read)
-            else:
-                with damaged(place/name, lambda _: data): found[place.name,name,kind] = refused(lambda: read(place), place.name, name)
-    for kind in ('vision','language'): # weights that are a pickle, and no others
-        place = folder/kind; (place/'model.safetensors').unlink(); (place/'pytorch_model.bin').write_bytes(payload(canary)['torch'])
-        pair = [str(place if kind==k else world/k) for k in ('vision','language')]
-        found[kind,'pytorch_model.bin','torch'] = refused(lambda: FoveatedVLM.from_backbones(*pair), kind)
-    return dict(files=len(found), refused=sum(map(bool, found.values())), in_one_line=sum(v=='clear' for v in found.values()), executed=int(canary.exists()))
-
-# %% ../nbs/18d_faults.ipynb #76926c51
-def lists(
-    film:Path, # that is named
-    port:str, # of a server on this machine
-)->dict[str,str]: # kind -> content of a file called .mp4
-    "Playlists, scripts and session descriptions that name a film."
-    hls = lambda *what: '#EXTM3U\n#EXT-X-TARGETDURATION:1\n'+''.join(f'{w}\n' for w in what)+'#EXT-X-ENDLIST\n'
-    web, local = f'http://127.0.0.1:{port}/film.mp4', f'file://{film}'
-    dash = f'<?xml version="1.0"?><MPD type="static" mediaPresentationDuration="PT1S"><Period><AdaptationSet><Representation id="0" bandwidth="1"><BaseURL>{local}</BaseURL></Representation></AdaptationSet></Period></MPD>'
-    return dict(hls=hls('#EXTINF:1,', film.name), hls_file=hls('#EXTINF:1,', local), hls_web=hls('#EXTINF:1,', web), hls_key=hls(f'#EXT-X-KEY:METHOD=AES-128,URI="{web}"', '#EXTINF:1,', film.name),
-        hls_master=f'#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n{web}\n', concat=f"ffconcat version 1.0\nfile '{film.name}'\n", concat_file=f"ffconcat version 1.0\nfile '{film}'\n", dash=dash,
-        sdp=f'v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=video {port} RTP/AVP 96\na=rtpmap:96 H264/90000\n', subtitles='1\n00:00:00,000 --> 00:00:01,000\nhello\n')
-
-def addresses(film, port): # in the place of a path
-    return [f'http://127.0.0.1:{port}/film.mp4', f'concat:{film}|{film}', f'file:{film}', f'subfile,,start,0,end,9,,:{film}', f'pipe:{film}', f'cache:{film}', f'crypto:{film}', f'data:video/mp4;base64,AAAA', '/dev/zero']
-
-# %% ../nbs/18d_faults.ipynb #93974c0a
-def wide(path): # a film of 16,384 pixels
-    with av.open(str(path), 'w') as box:
-        stream = box.add_stream('mjpeg', rate=1); stream.width, stream.height, stream.pix_fmt = 16384, 16, 'yuvj420p'
-        for frame in (av.VideoFrame(16384, 16, 'yuvj420p'), None): box.mux(stream.encode(frame))
-
-def long(path): # ten hours of black, a frame per minute
-    write_video(path, np.zeros((600,16,16,3), np.uint8), fps=1/60)
-
-@drill('F18', 'films that are something else', 'playlists, scripts and addresses in the place of a film; pipes, endless files, sixteen thousand pixels, ten hours, half a file',
-       'refused, no file that they name is read, nobody is called; a long film costs no more than a short one',
-       lambda f: f['refused']==f['films'] and f['calls']==0 and f['frames_of_ten_hours']<=64 and f['most_seconds']<10, 'tests/test_bad_data.py')
-def hostile_films(folder, size):
-    film, found, took = write_video(folder/'film.mp4', np.zeros((30,16,16,3), np.uint8)), {}, [0.]
-    def attempt(name, clip):
-        start = time.monotonic(); found[name] = refused(lambda: load_clip(clip, 8)); took.append(time.monotonic()-start)
-    os.mkfifo(folder/'pipe.mp4'); wide(folder/'wide.mp4'); long(folder/'long.mp4'); (folder/'half.mp4').write_bytes(film.read_bytes()[:-400]); (folder/'endless.mp4').symlink_to('/dev/zero')
-    with socket.create_server(('127.0.0.1', 0)) as server:
-        server.setblocking(False); port = str(server.getsockname()[1])
-        for kind,text in lists(film, port).items():
-            (folder/f'{kind}.mp4').write_text(text)
-            attempt(kind, folder/f'{kind}.mp4'); attempt(f'{kind} as bytes', text.encode())
-        for a in addresses(film, port): attempt(a, a)
-        for name in ('pipe','wide','half','endless'): attempt(name, folder/f'{name}.mp4')
-        calls = sum(1 for _ in iter(lambda: refused(server.accept), 'refused'))
-    start, frames = time.monotonic(), len(load_clip(folder/'long.mp4', 8).frames_TCHW)
-    return dict(films=len(found), refused=sum(map(bool, found.values())), calls=calls, good_frames=len(load_clip(film, 8).frames_TCHW), frames_of_ten_hours=frames,
-                most_seconds=round(max(took+[time.monotonic()-start]), 2), followed=[k for k,v in found.items() if not v])
-
-# %% ../nbs/18d_faults.ipynb #17ba77d0
-def wrong_settings(
-    canary:Path, # a folder that would be made
-)->dict[str,str]: # what the complaint must hold -> text of the file
-    "Files that must not be taken."
-    bomb = 'a: &a [x,x,x,x,x,x,x,x,x]\n'+''.join(f'{n}: &{n} [*{p},*{p},*{p},*{p},*{p},*{p},*{p},*{p}]\n' for p,n in zip('abcdefg','bcdefgh'))
-    return {'line 2':f'name: a\nout: !!python/object/apply:os.mkdir [{canary}]\n', 'line 3':f'name: a\nmodel:\n  init: !!python/name:os.system\n', 'tag:yaml.org':f'!!python/object/new:os.mkdir [{canary}]\n',
-        'aliases':bomb, 'stands twice':'name: a\nname: b\n', 'train.stepps':'name: a\ntrain: {stepps: 3}\n', 'train.steps in':'name: a\ntrain: {steps: many}\n', 'train.lr.connector=nan':'name: a\ntrain: {lr: {connector: .nan}}\n',
-        'train.lr.vision=inf':'name: a\ntrain: {lr: {vision: .inf}}\n', 'train.steps=-1':'name: a\ntrain: {steps: -1}\n', 'model.read':'name: a\nmodel: {read: depp}\n', 'train.lr':'name: a\ntrain: {lr: 0.1}\n',
-        'holds a list':'- name\n- a\n', 'has no name':'out: somewhere\n', 'base':'name: a\nbase: [x]\n', 'in a circle':'name: a\nbase: wrong.yaml\n', 'line 2 cannot':'name: [a\n', 'bytes':'name: a\n#'+'x'*1_100_000,
-        'no such file':'name: a\nbase: nowhere.yaml\n', 'model.frozen':'name: a\nmodel: {frozen: [vision, vision]}\n', 'log.wandb':'name: a\nlog: {wandb: perhaps}\n', 'line 2 cannot be':'name: a\n{a: b}: c\n'}
-
-@drill('F19', 'a configuration that is something else', 'objects of Python, aliases that unfold, unknown keys, wrong types, NaN and infinity, broken YAML', 'refused in one line with the file and the key or line',
-       lambda f: f['named']==f['files'] and f['executed']==0)
-def hostile_settings(folder, size):
-    path, canary, odd = folder/'wrong.yaml', folder/'canary', []
-    for word,text in wrong_settings(canary).items():
-        path.write_text(text)
-        try: load_config(path); why = ''
-        except ConfigError as e: why = str(e)
-        except Exception as e: why = type(e).__name__
-        if not (word in why and '.yaml' in why and '\n' not in why): odd.append(f'{word}: {why}')
-    files = len(wrong_settings(canary))
-    return dict(files=files, named=files-len(odd), executed=int(canary.exists()), odd=odd)
-
-# %% ../nbs/18d_faults.ipynb #b1bfe941
-SNIPPETS = ('import pickle', 'from pickle import loads', 'import cloudpickle as p', 'torch.load(f)', 'torch.load(f, weights_only=False)', 'from torch import load', 'yaml.load(f)', 'yaml.load(f, yaml.Loader)',
-    'yaml.unsafe_load(f)', 'from yaml import load', 'eval(text)', 'exec(text)', 'import dill', 'os.system(c)', 'os.popen(c)', 'subprocess.run(c, shell=True)', 'AutoModel.from_pretrained(n, trust_remote_code=True)',
-    'np.load(f, allow_pickle=True)', 'pd.read_pickle(f)', 'tar.extractall(d)', 'tarfile.open(f).extract(m, d)')
-
-def gate(
-    root:Path, # of the repository
-)->Callable: # source text -> the dangers in it
-    "The static gate, from the tests."
-    path = root/'tests'/'test_repo.py'
-    if not path.exists(): raise DrillError(f'{path.name} is not beside the package; run this drill in the repository')
-    spec = importlib.util.spec_from_file_location('fvlm_gate', path)
-    room = importlib.util.module_from_spec(spec); spec.loader.exec_module(room)
-    return lambda text: [what for _,what in room.dangers(text)]
-
-@drill('F20', 'a dangerous call in the code', 'snippets with one such call each, then every file of the package and the scripts', 'each snippet is caught, and nothing is found in the code',
-       lambda f: f['caught']==f['snippets'] and f['findings']==0 and f['files']>30, 'tests/test_repo.py::test_no_dangerous_calls')
-def scan(folder, size):
-    root = Path(fvlm.__file__).parents[1]
-    dangers, files = gate(root), [p for part in ('fvlm','scripts') for p in sorted((root/part).rglob('*.py'))]
-    missed = [s for s in SNIPPETS if not dangers(s)]
-    return dict(snippets=len(SNIPPETS), caught=len(SNIPPETS)-len(missed), files=len(files), findings=sum(len(dangers(p.read_text(encoding='utf-8'))) for p in files), missed=missed)
-
-# %% ../nbs/18d_faults.ipynb #b7b1a695
+# %% ../nbs/18d_faults.ipynb #c66eb1ab
 class Dashboard:
     "What stands in for wandb, and fails in some way."
     def __init__(self, how): self.how = how
@@ -1062,6 +794,7 @@ def with_dashboard(cfg, how): # runs in a life
     sys.modules['wandb'] = Dashboard(how)
     train(cfg)
 
+# %% ../nbs/18d_faults.ipynb #26e6de18
 def fill(disk): # until there is no room
     with suppress(OSError), open(disk/'ballast', 'wb', 0) as f:
         while True: f.write(bytes(512))
@@ -1076,14 +809,13 @@ def bad_disk(cfg, how, after): # runs in a life: from row 4 on the disk of the r
     def sabotaged(self, step, *args, **values):
         if step==4: how(disk)
         return log(self, step, *args, **values)
-    why = 'train: went on without metrics'
+    why = 'went on'
     with mock.patch.object(train_room.Tracker, 'log', sabotaged):
         try: train(cfg)
-        except ERRORS as e: why = f'train: {e}'
-        except OSError as e: why = f'OSError: {e}'
+        except Exception as e: why = f'{type(e).__name__}: {e}'
     shutil.copytree(disk, after, ignore=shutil.ignore_patterns('ballast')); (after/'why').write_text(why)
 
-# %% ../nbs/18d_faults.ipynb #cac97471
+# %% ../nbs/18d_faults.ipynb #5e2acbf1
 @drill('F21', 'logging that fails', 'a dashboard that is never there, fails later, or hangs; the disk of the run full, or read-only, from some row on',
        'training and its log are as they would have been, if need be after another attempt; each step stands in the table once',
        lambda f: f['dashboards_survived']==3 and f['disks_told']==f['disks'] and f['bits']==f['rows']==f['table_rows_odd']==0)
@@ -1098,41 +830,14 @@ def no_log(folder, size):
         live(folder/f'{how.__name__}.txt', bad_disk, cfg(f'disk-{how.__name__}'), how, folder/how.__name__)
         if not (folder/how.__name__/'why').exists(): continue
         why = (folder/how.__name__/'why').read_text()
-        told.append(why.startswith('train: ') and 'metrics' in why and '\n' not in why)
+        told.append(('metrics' in why or 'checkpoints' in why) and '\n' not in why and not why.startswith('OSError'))
         live(folder/f'{how.__name__}-again.txt', train, cfg(how.__name__))
     apart = [compare(folder/'calm', folder/how) for how in ('fill','lock') if (folder/how/'why').exists()]
     table = lambda run: [l.split(',')[:2] for l in (run/'metrics.csv').read_text().splitlines()]
     return dict(dashboards_survived=survived, disks=len(told), disks_told=sum(told), **{k:sum(a[k] for a in apart) for k in ('bits','rows')},
                 table_rows_odd=sum(table(folder/how)!=table(folder/'calm') for how in ('fill','lock') if (folder/how).exists()))
 
-# %% ../nbs/18d_faults.ipynb #e6b290c3
-def gradient(
-    model, # in double precision
-    pieces:list[dict], # micro-batches
-    naive:bool=False, # each by itself, then the mean
-)->Tensor: # all of it in one row
-    "The gradient of an update."
-    model.zero_grad()
-    for batches in ([b] for b in pieces) if naive else (pieces,): update(model, batches, Processes())
-    g = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-    return g/len(pieces) if naive else g
-
-@drill('F22', 'gradients that depend on the cut', 'the samples of an update in 1, 2, 4 and 8 micro-batches, in two orders', 'the same gradient to 1e-6',
-       lambda f: f['most_apart']<1e-6<f['naive_apart'], 'tests/test_processes.py::test_accumulation_is_a_larger_batch')
-def cut_update(folder, size):
-    world = world_of(folder)
-    shards, tokenizer, plan = parts(world)
-    cfg = settings(world, folder, 'model.lambda_coarse=0.2')
-    model = build_model(cfg)[0].double().train()
-    read, numbers = Batches(shards, tokenizer, cfg.data), np.concatenate([plan.update(0), plan.update(1)])
-    cut = lambda order, n: [read[p] for p in np.array_split(order, n)]
-    whole = gradient(model, cut(numbers, 1))
-    apart = lambda g: ((g-whole).norm()/whole.norm()).item()
-    orders = numbers, np.random.default_rng(size.seed).permutation(numbers)
-    found = [apart(gradient(model, cut(o, n))) for o in orders for n in (1,2,4,8)]
-    return dict(ways=len(found), samples=len(numbers), most_apart=max(found), naive_apart=apart(gradient(model, cut(numbers, 4), naive=True)))
-
-# %% ../nbs/18d_faults.ipynb #f54ef9ae
+# %% ../nbs/18d_faults.ipynb #b77b8a3b
 def run_drill(
     id:str, # of the row
     folder:Path, # for its files, and the world beside it
@@ -1146,6 +851,7 @@ def run_drill(
     told = {k:getattr(d, k) for k in ('id','fault','injected','expected')}
     return dict(told, passed=bool(found) and bool(d.rule(found)), measured=found, error=why, seconds=round(time.monotonic()-start, 1), test=f'tests/test_faults.py::test_drill[{id}]', also=d.also)
 
+# %% ../nbs/18d_faults.ipynb #bfed383b
 def in_order(ids): return sorted(ids, key=lambda i: int(i[1:])) # F2 before F10
 
 def run_drills(

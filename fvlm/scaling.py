@@ -29,8 +29,8 @@ from .speedrun import open_pool, run_jobs, updates_done
 from .tracking import progress, run_info
 from .train import data_of
 
-# %% ../nbs/18c_scaling.ipynb #b5042e33
-KINDS = dict(foveated={}, grid16={'model.read':'grid', 'model.tokens_per_frame':16, 'model.train_mode':'coarse'})
+# %% ../nbs/18c_scaling.ipynb #08ab464b
+KINDS = dict(foveated={}, grid16={'model.read':'grid', 'model.tokens_per_frame':16, 'model.train_mode':'coarse', 'model.lambda_coarse':0., 'train.refine':0.})
 
 @dataclass(frozen=True)
 class Grid:
@@ -38,7 +38,7 @@ class Grid:
     sizes:dict # name to what the size changes, dotted key to value; smallest first
     budgets:dict # name to training FLOPs; smallest first
 
-# %% ../nbs/18c_scaling.ipynb #56ffdaba
+# %% ../nbs/18c_scaling.ipynb #2e613105
 SMOLLM2 = Grid({n:{'model.language':f'HuggingFaceTB/SmolLM2-{n}-Instruct', 'train.micro_batch':m} for n,m in (('135M',8), ('360M',4), ('1.7B',2))},
                dict(C1=3.2e16, C2=1.1e17, C3=3.2e17, C4=6.2e17))
 
@@ -46,7 +46,7 @@ SHAPES = {'0.1M':(64,2), '0.5M':(128,3), '2.7M':(256,4)} # H and layers
 
 def tiny_grid(
     readers:str|Path='outputs/scaling/readers', # folder of the language models
-    budgets:tuple=(1e12, 3e12, 9e12, 2.7e13), # training FLOPs
+    budgets:tuple=(5e11, 1.5e12, 4.5e12, 1.35e13), # training FLOPs
 )->Grid:
     "The grid of the built-in world."
     return Grid({n:{'model.language':f'{readers}/{n}'} for n in SHAPES}, {f'C{i}':b for i,b in enumerate(budgets, 1)})
@@ -367,11 +367,11 @@ def reader_of(
     torch.manual_seed(seed)
     return LlamaForCausalLM(type(like)(**like.to_dict() | shape))
 
-# %% ../nbs/18c_scaling.ipynb #53eaed3b
+# %% ../nbs/18c_scaling.ipynb #b85428f2
 def make_readers(
     base:Config, # template in the built-in world
     grid:Grid, # whose language models are wanted
-    steps:int=300, # updates of reading
+    steps:int=600, # updates of reading
 )->None:
     "The language models of the built-in world that are not there yet."
     eye = Path(base.model.vision)
@@ -383,15 +383,16 @@ def make_readers(
         reader_of(*SHAPES[name], len(tokenizer)).save_pretrained(pair/'language'); tokenizer.save_pretrained(pair/'language')
         teach(_with(base, {'model.vision':str(pair/'vision'), 'model.language':str(place)}), steps)
 
-# %% ../nbs/18c_scaling.ipynb #d3cf8b94
+# %% ../nbs/18c_scaling.ipynb #b0fddc90
 def get_ready(
     base:Config, # template
     grid:Grid, # sizes and budgets
     samples:int=1024, # to read, for `sample_shapes`
+    lessons:int=600, # updates of reading, for each size
 )->pd.DataFrame: # from `sample_shapes`
-    "Readers, data and the sizes of samples; a job of a process."
-    prepare(base)
-    make_readers(base, grid)
+    "Data, readers and the sizes of samples."
+    prepare(base, steps=lessons)
+    make_readers(base, grid, lessons)
     return sample_shapes(base, samples)
 
 
@@ -411,7 +412,7 @@ def record(
                 samples=as_records(shapes.reset_index()), cells=[tell(c) for c in cells if c.seed==cells[0].seed],
                 points=as_records(points), fits=fit_study(points), foveated_less_grid16=as_records(versus_grid16(rows)))
 
-# %% ../nbs/18c_scaling.ipynb #4d16a15d
+# %% ../nbs/18c_scaling.ipynb #ce861f47
 def run_scaling(
     base:Config, # template
     grid:Grid, # sizes and budgets
@@ -422,12 +423,11 @@ def run_scaling(
     samples:int=1024, # to read, for `sample_shapes`
 )->dict: # content of `result.json`
     "Train, judge and fit; what is done is not repeated."
-    info, out = run_info(), Path(out)
-    with nullcontext(pool) if pool else open_pool(jobs) as workers:
-        shapes = workers.submit(get_ready, base, grid, samples).result()
-        cells = plan_cells(base, grid, shapes, seeds, out)
-        with progress(sum(c.cfg.train.steps for c in cells), 'scaling', 'update') as bar:
-            watch = lambda: bar.update(max(0, min(updates_done(out), bar.total)-bar.n))
+    info, out, shapes = run_info(), Path(out), get_ready(base, grid, samples)
+    cells = plan_cells(base, grid, shapes, seeds, out)
+    with progress(sum(c.cfg.train.steps for c in cells), 'scaling', 'update') as bar:
+        watch = lambda: bar.update(max(0, min(updates_done(out), bar.total)-bar.n))
+        with nullcontext(pool) if pool else open_pool(jobs) as workers:
             run_jobs(workers, [((c.run,c.seed), None, run_one, (c.cfg,)) for c in cells], watch)
     rows = gather(cells)
     found = dict(info=info, seconds=round(rows.groupby(['run','seed']).seconds.max().sum()), **record(base, grid, shapes, cells, rows))

@@ -270,7 +270,7 @@ def jobs_of(
     jobs += [(('stage3',s), ('deep',s), run_stage3, (bench, s)) for s in seeds]
     return jobs+[((a.name,s), (a.after,s), run_arm, (bench, a, s)) for s in seeds for a in arms if s in seeds_of(a, seeds)]
 
-# %% ../nbs/18_speedrun.ipynb #aedd6fa4
+# %% ../nbs/18_speedrun.ipynb #f0e346ea
 def run_jobs(
     pool, # of processes
     jobs:list[tuple], # from `jobs_of`
@@ -282,10 +282,12 @@ def run_jobs(
     def start(js):
         for j in js: waiting.remove(j); running[pool.submit(j[2], *j[3])] = j[0]
     start(ready([None]))
-    while running:
-        for job in wait(running, timeout=2, return_when=FIRST_COMPLETED).done:
-            job.result(); start(ready([running.pop(job)]))
-        watch()
+    try:
+        while running:
+            for job in wait(running, timeout=2, return_when=FIRST_COMPLETED).done:
+                job.result(); start(ready([running.pop(job)]))
+            watch()
+    except BaseException: pool.shutdown(wait=False, cancel_futures=True); raise # what waits must not begin
 
 # %% ../nbs/18_speedrun.ipynb #be284e7d
 def summary(

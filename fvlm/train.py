@@ -411,7 +411,7 @@ def finish(self:Run, tracker): # the model for others to load, and the summary
     return tracker.finish(steps=self.step, samples=int(read.samples.sum()), tokens=int(read.learned.sum()), **told, **pace, peak_memory=peak_memory(self.who.device), epochs=epochs,
                           read=read.to_dict('index'), plan=self.state['plan'], eval=self.state.get('eval', {}))
 
-# %% ../nbs/12_train.ipynb #bcfb2f91
+# %% ../nbs/12_train.ipynb #0e887ff0
 @patch
 def advance(self:Run, updates, meter, tracker, dtype, since): # one update; returns the loss of a row, if one was due
     start = time.perf_counter()
@@ -421,12 +421,13 @@ def advance(self:Run, updates, meter, tracker, dtype, since): # one update; retu
     for b in batches: self.census.add(b)
     self.census.check(self.cfg.data.max_bad)
     sums = self.learn(batches, dtype)
-    pull = grad_norms(self.model) if (self.step+1)%self.cfg.train.log_every==0 else {}
+    logged = (self.step+1)%self.cfg.train.log_every==0 or self.step+1==self.cfg.train.steps
+    pull = grad_norms(self.model) if logged else {}
     norm, why = self.apply(sums['loss']/max(sums['tokens'], 1))
     if why: tracker.log(self.step+1, 'skip', why=why, keys=self.names() if self.who.rank==0 else '')
     self.count(why)
     meter.add(sums := sums | dict(seconds=time.perf_counter()-start, waited=waited)); self.clock(sums, since)
-    if self.due(self.cfg.train.log_every): return self.log(tracker, meter, grad_norm=norm, grad_norms=pull, lr=rates)
+    if logged: return self.log(tracker, meter, grad_norm=norm, grad_norms=pull, lr=rates)
 
 # %% ../nbs/12_train.ipynb #d85bbe34
 @patch

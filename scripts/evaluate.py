@@ -13,7 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from fvlm.config import DataConfig
 from fvlm.data import whole_number
-from fvlm.pipeline import evaluate_model, save_evaluation
+from fvlm.examine import evaluate_model, save_evaluation
 from fvlm.model import MODES
 from fvlm.shards import SPLITS
 

@@ -13,7 +13,8 @@ import argparse, sys
 from transformers.utils.logging import disable_progress_bar
 
 from fvlm.config import ConfigError
-from fvlm.pipeline import check_disk, check_done, disk_needs, make_world, read_recipe, run_steps, show_plan, steps_of, write_pipeline_report
+from fvlm.pipeline import make_world, run_steps, write_pipeline_report
+from fvlm.recipe import check_disk, check_done, disk_needs, read_recipe, show_plan, steps_of
 from fvlm.shards import ShardError
 
 

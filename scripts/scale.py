@@ -2,6 +2,7 @@
 
     python scripts/speedrun.py --only data                      # once: films and backbones of the built-in world
     python scripts/scale.py                                     # all 24 cells in it, one seed, two at a time
+    python scripts/scale.py --budgets C1 C2                     # the cheap half first; a later call adds the rest
     python scripts/scale.py --seeds 2                           # a second seed for each
     python scripts/scale.py --plan                              # what would run, and nothing else
     python scripts/scale.py --study smollm2 --jobs 1            # real data, a GPU
@@ -10,6 +11,7 @@ Writes results.csv (a row per evaluation and mode), result.json, isoflop.png and
 an interrupted one continues; keys of the template can be overridden, such as eval.samples=1000.
 """
 import argparse, sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -34,11 +36,13 @@ def main():
     parser.add_argument('--study', choices=list(STUDIES), default='tiny', help='template and grid (default tiny)')
     parser.add_argument('--seeds', type=int, default=1, help='how many (default 1)')
     parser.add_argument('--out', type=Path, help="folder (default: the template's, outputs/scaling or outputs/scaling-smollm2)")
+    parser.add_argument('--budgets', nargs='+', default=['C1', 'C2', 'C3', 'C4'], choices=['C1', 'C2', 'C3', 'C4'], help='which (default all)')
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time (default 2)')
     parser.add_argument('--plan', action='store_true', help='say what would run; makes the readers and texts of the built-in world')
     args, overrides = parser.parse_known_args()
     disable_progress_bar()
     template, grid = STUDIES[args.study]
+    grid = replace(grid, budgets={b:grid.budgets[b] for b in grid.budgets if b in args.budgets})
     seeds = list(range(args.seeds))
     try:
         base = load_config(FOLDER/template, overrides)

@@ -5,6 +5,7 @@ import pytest
 from fvlm.backbones import tiny_llm, tiny_vit
 from fvlm.model import load_tokenizer
 from fvlm.pipeline import AGAIN
+from fvlm.recipe import read_recipe, show_plan, stage_configs, steps_of
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHES = ('TMPDIR XDG_CACHE_HOME PIP_CACHE_DIR HF_HOME TORCH_HOME TORCHINDUCTOR_CACHE_DIR TRITON_CACHE_DIR CUDA_CACHE_PATH WANDB_DIR WANDB_CACHE_DIR '
@@ -23,7 +24,7 @@ name: small
 out: run
 world: {lookup: 40, lessons: 1}
 build: {size: 40, tokenizer: tiny, per_shard: 40}
-stages: {stage1: stage1.yaml, stage2: {config: stage2.yaml, train.steps: 400}, stage3: stage3.yaml}
+stages: {stage1: stage1.yaml, stage2: {config: stage2.yaml, train.steps: 150, train.save_every: 40, train.eval_every: 0}, stage3: stage3.yaml}
 evaluate: {samples: 8, modes: [coarse, fine]}
 '''
 
@@ -55,9 +56,11 @@ def ends(process, timeout=600):
     said = process.communicate(timeout=timeout)[0]
     return process.returncode, said
 
-def until(happens, process):
+def until(happens, process=None, timeout=300):
+    stop = time.time()+timeout
     while not happens():
-        assert process.poll() is None, process.stdout.read()[-3000:]
+        assert process is None or process.poll() is None, process.stdout.read()[-3000:]
+        assert time.time() < stop, 'it never happened'
         time.sleep(.02)
 
 def rows(home, stage): return len(p.read_text().splitlines()) if (p := home/'run'/stage/'metrics.jsonl').is_file() else 0
@@ -69,6 +72,17 @@ def is_free(home):
         try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError: return False
     return True
+
+
+@pytest.mark.parametrize('name', ['pipeline.yaml', 'tiny/pipeline.yaml'])
+def test_the_recipes_of_the_repository(name, tmp_path, monkeypatch):
+    "Each stage goes on from the one before and reads what the recipe builds; the plan can be shown before anything is there."
+    monkeypatch.chdir(tmp_path)
+    recipe = read_recipe(ROOT/'configs'/name, ['out=run', 'shards=tars'])
+    configs = [c for _, _, c in stage_configs(recipe).values()]
+    assert [c.stage for c in configs] == [1, 2, 3] and [c.model.init for c in configs] == ['', 'run/stage1/model', 'run/stage2/model']
+    assert all(f.strip().startswith('tars/') for c in configs for f in c.data.shards.split(','))
+    assert show_plan(recipe, steps := steps_of(recipe)).count('to do') == len(steps) and list(tmp_path.iterdir()) == []
 
 
 def test_stopped_killed_and_finished(home):
@@ -85,7 +99,7 @@ def test_stopped_killed_and_finished(home):
     os.killpg(process.pid, signal.SIGKILL)
     said = process.stdout.read()
     assert all(f'pipeline: {n} is done' in said for n in ('world', 'data lookup', 'stage1')), said[-3000:]
-    until(lambda: is_free(home), subprocess.Popen(['sleep', '120']))  # the stage has noticed that its parent is dead
+    until(lambda: is_free(home))  # the stage has noticed that its parent is dead
     assert not (home/'run/stage2/summary.json').exists() and not (home/'run/stage3').exists()
 
     code, said = ends(start(home))
