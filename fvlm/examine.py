@@ -52,7 +52,7 @@ def with_chance(
     commonest = one.groupby('task', dropna=False)['answer'].agg(lambda a: a.value_counts(normalize=True).iloc[0])
     return scores.assign(chance=known.fillna(scores['task'].map(commonest)))
 
-# %% ../nbs/13a_examine.ipynb #edea8ce1
+# %% ../nbs/13a_examine.ipynb #8209a19c
 def evaluate_model(
     folder:str|Path, # of a trained model, or `tiny`
     data:list[str], # folders of shards
@@ -60,7 +60,6 @@ def evaluate_model(
     samples:int=1000, # of each, at most
     modes:tuple=MODES, # ways to look; a model that makes no queries has the first alone
     how:DataConfig=DataConfig(), # order, image_frames, max_tokens
-    seed:int=0, # of nothing but the draw of intervals
 )->dict: # for a JSON file: info, results (a row per data set, task and mode), paired
     "A model on the same items in every mode."
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -69,9 +68,9 @@ def evaluate_model(
     for name in data:
         shards = Shards(name, split, max_samples=samples)
         batches = test_batches(shards, tokenizer, how, model.config.tokens_per_frame)
-        with progress(None, f'evaluate {Path(name).name}', 'batch') as bar:
-            counted = (bar.update() and b or b for b in batches)
-            scores = with_chance(score(model, counted, modes, device, compute_dtype('auto', device)))
+        with progress(len(shards), f'evaluate {Path(name).name}', 'item') as bar:
+            followed = (bar.update(len(b['meta'])) or b for b in batches)
+            scores = with_chance(score(model, followed, modes, device, compute_dtype('auto', device)))
         results += as_records(accuracy_table(scores, ('task','mode')).assign(data=Path(name).name))
         pairs += [dict(paired(scores, a, b), data=Path(name).name) for a,b in (('fine','coarse'),('auto','fine')) if {a,b}<=set(scores['mode'])]
     return dict(info=run_info(), model=str(folder), split=split, samples=samples, order=how.order, results=results, paired=as_records(pd.DataFrame(pairs)))

@@ -14,12 +14,12 @@ __all__ = ['DRILLS', 'FULL', 'QUICK', 'SAVE_EVERY', 'WAIT', 'SERVER', 'QUIET', '
            'no_memory', 'fall', 'lose_one', 'children', 'hurt_worker', 'hurt_workers', 'Dashboard', 'with_dashboard',
            'fill', 'lock', 'bad_disk', 'no_log', 'run_drill', 'in_order', 'run_drills', 'fault_table']
 
-# %% ../nbs/18d_faults.ipynb #5a94ff23
+# %% ../nbs/18d_faults.ipynb #fc84e168
 import ctypes, errno, json, math, multiprocessing, os, resource, shutil, signal, socket, sys, tempfile, threading, time
 import numpy as np, torch, safetensors.torch as st
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import count, product
 from pathlib import Path
 from unittest import mock
@@ -153,17 +153,18 @@ def parts(
     shards = Shards(cfg.data.shards)
     return shards, tokenizer, train_room.plan_of(cfg, shards, tokenizer)
 
-# %% ../nbs/18d_faults.ipynb #e2e14059
+# %% ../nbs/18d_faults.ipynb #4d5a0f17
 SERVER = multiprocessing.get_context('forkserver')
 SERVER.set_forkserver_preload(['fvlm.faults'])
 QUIET = dict(FVLM_QUIET='1', WANDB_MODE='offline', OMP_NUM_THREADS='1')
 
-def _live(said, env, work, args):
-    "First words of a life."
+# %% ../nbs/18d_faults.ipynb #31113182
+def _live(said, env, work, args): # first words of a life
     os.environ.update(env); torch.set_num_threads(1)
     with open(said, 'ab', 0) as f: os.dup2(f.fileno(), 1); os.dup2(f.fileno(), 2)
     work(*args)
 
+# %% ../nbs/18d_faults.ipynb #c000837d
 class Life:
     "A process that runs one function."
     def __init__(self,

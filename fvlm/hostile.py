@@ -73,13 +73,13 @@ def change_processes(folder, size):
     apart = [abs(x-y) for x,y in zip(*losses.values(), strict=True)]
     return dict(legs=len(size.legs), updates=steps, order_differs=sum(a!=b for a,b in zip(sum(order, []), keys_of(parts(world), (0,steps)))), most_loss_apart=float(f'{max(apart):.3g}'))
 
-# %% ../nbs/18e_hostile.ipynb #876d821d
+# %% ../nbs/18e_hostile.ipynb #28e3fd84
 @drill('F7', 'numbers of workers that do not divide', '72 shards, 1, 2 and 4 processes with up to 6 workers each', 'in one epoch each sample comes exactly once',
        lambda f: f['once']==f['samples']*f['ways'], 'tests/test_data_order.py::test_each_sample_once_and_in_the_same_update')
 def cover(folder, size):
     n, tokenizer = 144, load_tokenizer(world_of(folder)/'language')
     shards = Shards(shard(folder/'many', [talk(i) for i in range(n)], 72, tokenizer))
-    plan = train_room.plan_of(settings(folder, folder, 'train.batch_size=8', 'data.text_share=0'), shards, tokenizer)
+    plan = plan_of(settings(folder, folder, 'train.batch_size=8', 'data.text_share=0'), shards, tokenizer)
     ways, once = list(product((1,2,4), size.workers)), 0
     for ranks,workers in ways:
         seen = sum(keys_of((shards,tokenizer,plan), (0,n//8), ranks, workers), [])
@@ -195,7 +195,7 @@ def hostile_files(folder, size):
         found[kind,'pytorch_model.bin','torch'] = refused(lambda: FoveatedVLM.from_backbones(*pair), kind)
     return dict(files=len(found), refused=sum(map(bool, found.values())), in_one_line=sum(v=='clear' for v in found.values()), executed=int(canary.exists()))
 
-# %% ../nbs/18e_hostile.ipynb #23287cf1
+# %% ../nbs/18e_hostile.ipynb #42fa3c77
 def lists(
     film:Path, # that is named
     port:str, # of a server on this machine
@@ -209,7 +209,7 @@ def lists(
         sdp=f'v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=video {port} RTP/AVP 96\na=rtpmap:96 H264/90000\n', subtitles='1\n00:00:00,000 --> 00:00:01,000\nhello\n')
 
 def addresses(film, port): # in the place of a path
-    return [f'http://127.0.0.1:{port}/film.mp4', f'concat:{film}|{film}', f'file:{film}', f'subfile,,start,0,end,9,,:{film}', f'pipe:{film}', f'cache:{film}', f'crypto:{film}', f'data:video/mp4;base64,AAAA', '/dev/zero']
+    return [f'http://127.0.0.1:{port}/film.mp4', f'concat:{film}|{film}', f'file:{film}', f'subfile,,start,0,end,9,,:{film}', f'pipe:{film}', f'cache:{film}', f'crypto:{film}', 'data:video/mp4;base64,AAAA', '/dev/zero']
 
 # %% ../nbs/18e_hostile.ipynb #0c1aa18f
 def wide(path): # a film of 16,384 pixels
@@ -241,13 +241,13 @@ def hostile_films(folder, size):
     return dict(films=len(found), refused=sum(map(bool, found.values())), calls=calls, good_frames=len(load_clip(film, 8).frames_TCHW), frames_of_ten_hours=frames,
                 most_seconds=round(max(took+[time.monotonic()-start]), 2), followed=[k for k,v in found.items() if not v])
 
-# %% ../nbs/18e_hostile.ipynb #9bc3642a
+# %% ../nbs/18e_hostile.ipynb #2f26112d
 def wrong_settings(
     canary:Path, # a folder that would be made
 )->dict[str,str]: # what the complaint must hold -> text of the file
     "Files that must not be taken."
     bomb = 'a: &a [x,x,x,x,x,x,x,x,x]\n'+''.join(f'{n}: &{n} [*{p},*{p},*{p},*{p},*{p},*{p},*{p},*{p}]\n' for p,n in zip('abcdefg','bcdefgh'))
-    return {'line 2':f'name: a\nout: !!python/object/apply:os.mkdir [{canary}]\n', 'line 3':f'name: a\nmodel:\n  init: !!python/name:os.system\n', 'tag:yaml.org':f'!!python/object/new:os.mkdir [{canary}]\n',
+    return {'line 2':f'name: a\nout: !!python/object/apply:os.mkdir [{canary}]\n', 'line 3':'name: a\nmodel:\n  init: !!python/name:os.system\n', 'tag:yaml.org':f'!!python/object/new:os.mkdir [{canary}]\n',
         'aliases':bomb, 'stands twice':'name: a\nname: b\n', 'train.stepps':'name: a\ntrain: {stepps: 3}\n', 'train.steps in':'name: a\ntrain: {steps: many}\n', 'train.lr.connector=nan':'name: a\ntrain: {lr: {connector: .nan}}\n',
         'train.lr.vision=inf':'name: a\ntrain: {lr: {vision: .inf}}\n', 'train.steps=-1':'name: a\ntrain: {steps: -1}\n', 'model.read':'name: a\nmodel: {read: depp}\n', 'train.lr':'name: a\ntrain: {lr: 0.1}\n',
         'holds a list':'- name\n- a\n', 'has no name':'out: somewhere\n', 'base':'name: a\nbase: [x]\n', 'in a circle':'name: a\nbase: wrong.yaml\n', 'line 2 cannot':'name: [a\n', 'bytes':'name: a\n#'+'x'*1_100_000,
@@ -267,10 +267,10 @@ def hostile_settings(folder, size):
     files = len(wrong_settings(canary))
     return dict(files=files, named=files-len(odd), executed=int(canary.exists()), odd=odd)
 
-# %% ../nbs/18e_hostile.ipynb #ff48cfa1
+# %% ../nbs/18e_hostile.ipynb #e0de9090
 SNIPPETS = ('import pickle', 'from pickle import loads', 'import cloudpickle as p', 'torch.load(f)', 'torch.load(f, weights_only=False)', 'from torch import load', 'yaml.load(f)', 'yaml.load(f, yaml.Loader)',
     'yaml.unsafe_load(f)', 'from yaml import load', 'eval(text)', 'exec(text)', 'import dill', 'os.system(c)', 'os.popen(c)', 'subprocess.run(c, shell=True)', 'AutoModel.from_pretrained(n, trust_remote_code=True)',
-    'np.load(f, allow_pickle=True)', 'pd.read_pickle(f)', 'tar.extractall(d)', 'tarfile.open(f).extract(m, d)')
+    'np.load(f, allow_pickle=True)', 'pd.read_pickle(f)', 'tar.extractall(d)', 'tar.extract(m, d)')
 
 def gate(
     root:Path, # of the repository

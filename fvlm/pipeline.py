@@ -36,10 +36,10 @@ def alone_with(
         yield handle
     finally: os.close(handle)
 
-# %% ../nbs/19a_pipeline.ipynb #c435990b
+# %% ../nbs/19a_pipeline.ipynb #8ddfceb4
 def _listeners(process, many): # who is to be asked: `torchrun` would kill its processes after 30 s, so they are asked themselves
-    path = Path(f'/proc/{process.pid}/task/{process.pid}/children')
-    return (many and path.exists() and [int(p) for p in path.read_text().split()]) or [process.pid]
+    found = [int(p) for f in Path(f'/proc/{process.pid}/task').glob('*/children') for p in f.read_text().split()] if many else []
+    return found or [process.pid]
 
 class Watch:
     "Hands a request to stop on to the step that is running."

@@ -269,7 +269,7 @@ def learn(self:Run,
     loss, coarse = total(torch.stack([sums['loss'], sums['coarse']])).tolist()
     return dict(loss=loss, coarse=coarse, tokens=sums['tokens'].item())
 
-# %% ../nbs/12_train.ipynb #2b5b94bc
+# %% ../nbs/12_train.ipynb #e72ecbfd
 class TrainError(RuntimeError):
     "One line: what stopped the run, and what to try."
 
@@ -295,7 +295,7 @@ def count(self:Run,
     self.step += 1
     self.row = self.row+1 if why else 0
     self.state['refused'] += bool(why)
-    if self.row==PATIENCE: raise TrainError(f'{self.out}: {PATIENCE} updates in a row up to step {self.step} were refused, the last as {why}; lower train.lr, set train.precision=fp32, or train.spike=0 if only spikes are refused')
+    if self.row==PATIENCE: raise TrainError(f'{self.out}: {PATIENCE} updates in a row up to step {self.step} were refused, the last as {why}; lower train.lr or set train.precision=fp32')
 
 @patch
 def names(self:Run)->str: # with spaces between them
