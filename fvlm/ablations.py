@@ -265,9 +265,9 @@ def summarise(
     order = {n:i for i,n in enumerate(ASKED)}
     return pd.DataFrame(found).sort_values('run', key=lambda c: c.map(order), ignore_index=True)
 
-# %% ../nbs/18b_ablations.ipynb #0708f741
+# %% ../nbs/18b_ablations.ipynb #58c0889f
 PANELS = {'what trains':{'F1':'connector','F2':'connector and eye','LR1':'everything'},
-          'connector to backbones':{'LR4':'1 : 1','LR3':'3 : 1','LR1':'10 : 1','LR2':'100 : 1'},
+          'rate of the connector':{'LR4':'a tenth','LR3':'three tenths','LR1':'baseline','LR2':'ten times'},
           'what a frame becomes':{'A6':'static look','A1':'shallow look','LR1':'deep look','B1':'16 pooled tokens'},
           'what is read':{'LR1':'baseline','A8a':'image for 1 frame','A8b':'image for 16','D1':'more videos'}}
 _INK = {'LR1':'#222222'}
@@ -278,13 +278,15 @@ def plot_study(
     "Loss over samples, a panel per question."
     rows, done = own_mode(rows), set(rows.run)
     panels = {t:p for t,p in PANELS.items() if len(done & set(p))>1}
-    fig, axs = plt.subplots(1, max(1, len(panels)), figsize=(3.3*max(1, len(panels))+.4, 3), sharey=True, squeeze=False, dpi=100)
+    fig, axs = plt.subplots(1, max(1, len(panels)), figsize=(3.3*max(1, len(panels))+.4, 3), squeeze=False, dpi=100)
     for ax,(title,panel) in zip(axs[0], panels.items()):
         for i,(run,label) in enumerate((r,l) for r,l in panel.items() if r in done):
             c = rows[rows.run==run].groupby('samples').loss.agg(['mean','min','max'])
             line, = ax.plot(c.index, c['mean'], 'o-', ms=3, lw=1.4, c=_INK.get(run, ('#00798c','#d1495b','#edae49','#66a182')[i]), label=f'{label} ({run})')
             ax.fill_between(c.index, c['min'], c['max'], color=line.get_color(), alpha=.15, lw=0)
         ax.set(title=title, xlabel='samples'); ax.legend(fontsize=7.5, frameon=False); ax.spines[['top','right']].set_visible(False)
+    rest = [a for a,t in zip(axs[0], panels) if t!='what trains'] # frozen parts would squeeze all others
+    for a in rest: a.set_ylim(min(b.get_ylim()[0] for b in rest), max(b.get_ylim()[1] for b in rest))
     axs[0,0].set_ylabel('nats per token of the answer'); fig.tight_layout()
     return fig
 
