@@ -16,7 +16,7 @@ from functools import cache
 from itertools import count
 from fastcore.basics import patch
 
-# %% ../nbs/11a_processes.ipynb #cebe7c9f
+# %% ../nbs/11a_processes.ipynb #78173385
 @dataclass(frozen=True)
 class Processes:
     "Who this process is among its peers."
@@ -26,6 +26,7 @@ class Processes:
     timeout:float=600. # seconds that one waits for another
     store:object=field(default=None, repr=False, compare=False) # shared by all; none for one that is alone
 
+# %% ../nbs/11a_processes.ipynb #9a7c9ef9
 @cache
 def _meet(timeout): # open the channels, once
     store, rank, ranks = next(dist.rendezvous('env://'))
@@ -63,10 +64,11 @@ def share_gradients(
         if n: jobs.append(dist.all_reduce(p.grad, async_op=True))
     for j in jobs: j.wait()
 
-# %% ../nbs/11a_processes.ipynb #53b69d23
+# %% ../nbs/11a_processes.ipynb #a67d353a
 class PeerError(RuntimeError):
     "Another process is gone or hangs: who noticed, when, and what is known of the others."
 
+# %% ../nbs/11a_processes.ipynb #bff5ace2
 @patch
 def beat(self:Processes,
     what:str, # what it is doing
@@ -74,6 +76,7 @@ def beat(self:Processes,
     "Leave a sign of life."
     if self.store: self.store.set(f'beat/{self.rank}', f'{what} {time.monotonic()}')
 
+# %% ../nbs/11a_processes.ipynb #25fcb96b
 @patch
 def seen(self:Processes)->str: # in words
     "The last sign of life of every other process."
@@ -101,10 +104,11 @@ def alone(self:Processes,
         if time.monotonic()-since>self.timeout: raise PeerError(f'rank {self.rank} of {self.ranks} waited {self.timeout:g} s for rank 0 ({name}); last heard: {self.seen()}')
         time.sleep(.02)
 
-# %% ../nbs/11a_processes.ipynb #23ca7a71
+# %% ../nbs/11a_processes.ipynb #fcd4f91b
 class Stopped(BaseException):
     "The run was asked to stop, has saved, and can go on later."
 
+# %% ../nbs/11a_processes.ipynb #84d67cf6
 class StopSignal:
     "Listens for SIGTERM and Ctrl-C while a run lasts."
     def __init__(self,
@@ -129,9 +133,10 @@ class StopSignal:
         "Leave an evaluation if somebody wants to stop."
         if self.asked or (self.who.store and self.who.store.check(['stop'])): raise Stopped('asked to stop')
 
-# %% ../nbs/11a_processes.ipynb #d0de90b8
+# %% ../nbs/11a_processes.ipynb #feb47bd3
 _SIGNS = 'gloo', 'nccl', 'connection', 'timed out', 'timeout'
 
+# %% ../nbs/11a_processes.ipynb #5e61b6b8
 @contextmanager
 def peers(
     who:Processes, # this process

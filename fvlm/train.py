@@ -236,7 +236,7 @@ def whole(self:Run)->tuple: # model and optimiser in one piece, on rank 0; all p
     gather(self.model, self.twin[0], self.optimizer, self.twin[1])
     return self.twin
 
-# %% ../nbs/12_train.ipynb #2b15ccd2
+# %% ../nbs/12_train.ipynb #87b5a24c
 @patch
 def smaller(self:Run,
     parts:int, # into which every micro-batch is cut
@@ -247,6 +247,7 @@ def smaller(self:Run,
         raise MemoryRefusal(f'{self.out}: update {self.step+1} does not fit into memory, even one sample at a time; set train.checkpointing=true or lower data.max_tokens, and start the run again')
     return [self.batches[piece] for numbers in self.plan.of_rank(*at) for piece in np.array_split(numbers, min(parts, len(numbers)))]
 
+# %% ../nbs/12_train.ipynb #d140543e
 @patch
 def learn(self:Run,
     batches:list[dict], # micro-batches of this process
@@ -269,7 +270,7 @@ def learn(self:Run,
     loss, coarse = total(torch.stack([sums['loss'], sums['coarse']])).tolist()
     return dict(loss=loss, coarse=coarse, tokens=sums['tokens'].item())
 
-# %% ../nbs/12_train.ipynb #e72ecbfd
+# %% ../nbs/12_train.ipynb #10c3511d
 class TrainError(RuntimeError):
     "One line: what stopped the run, and what to try."
 
@@ -287,6 +288,7 @@ def apply(self:Run,
     self.optimizer.zero_grad(set_to_none=True)
     return norm, why
 
+# %% ../nbs/12_train.ipynb #28281af9
 @patch
 def count(self:Run,
     why:str='', # it was refused

@@ -9,6 +9,7 @@ One that fails does not stop the others. Then execute nbs/23_faults_results.ipyn
 import argparse, sys
 from pathlib import Path
 
+import fvlm.hostile
 from fvlm.faults import DRILLS, FULL, QUICK, run_drills
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,5 +1,6 @@
 """The fault drills in a small size: what a long run meets, done on purpose. `scripts/faults.py` does them in full."""
 import pytest
+import fvlm.hostile
 from fvlm.faults import DRILLS, QUICK, in_order, run_drill
 
 

@@ -24,7 +24,7 @@ name: small
 out: run
 world: {lookup: 40, lessons: 1}
 build: {size: 40, tokenizer: tiny, per_shard: 40}
-stages: {stage1: stage1.yaml, stage2: {config: stage2.yaml, train.steps: 150, train.save_every: 40, train.eval_every: 0}, stage3: stage3.yaml}
+stages: {stage1: stage1.yaml, stage2: {config: stage2.yaml, train.steps: 30, train.save_every: 10, train.eval_every: 0}, stage3: stage3.yaml}
 evaluate: {samples: 8, modes: [coarse, fine]}
 '''
 
@@ -52,11 +52,11 @@ def start(home, *words):
     env = {**kept, 'HOME':str(home/'home'), 'FVLM_CACHE':str(home/'cache'), 'FVLM_VENV':str(home/'venv'), 'OMP_NUM_THREADS':'1', 'FVLM_QUIET':'1', 'PYTHONPATH':str(ROOT)}
     return subprocess.Popen(['bash', str(ROOT/'scripts'/'pipeline.sh'), 'recipe.yaml', *words], cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
-def ends(process, timeout=600):
+def ends(process, timeout=1200):
     said = process.communicate(timeout=timeout)[0]
     return process.returncode, said
 
-def until(happens, process=None, timeout=300):
+def until(happens, process=None, timeout=900):
     stop = time.time()+timeout
     while not happens():
         assert process is None or process.poll() is None, process.stdout.read()[-3000:]
