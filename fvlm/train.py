@@ -27,19 +27,19 @@ from .sharding import gather, in_step, scatter, shard_model, unspread
 from .shards import ShardError, Shards, fingerprint
 from .tracking import Tracker, progress
 
-# %% ../nbs/12_train.ipynb #b431a715
+# %% ../nbs/12_train.ipynb #e6b95711
 def build_model(
     cfg:Config, # of the run
 )->tuple: # model and tokenizer
     "The model that a run starts with."
     m = cfg.model
+    torch.manual_seed(cfg.train.seed)
     options = dict(read=m.read, query_weights=m.query_weights, tokens_per_frame=m.tokens_per_frame, mode=m.train_mode)
     if m.init:
         model, tokenizer = FoveatedVLM.from_pretrained(m.init), load_tokenizer(m.init)
         for k,v in options.items():
             if (has:=getattr(model.config, k))!=v: raise ConfigError(f"model.init={m.init} was made with {k}={has}, the config says {v}; make them agree")
     else:
-        torch.manual_seed(cfg.train.seed)
         model, tokenizer = FoveatedVLM.from_backbones(m.vision, m.language, m.visual_gain, **options)
     model.config.first_query, model.config.lambda_coarse = m.first_query, m.lambda_coarse
     freeze(model, m.frozen)
