@@ -113,7 +113,7 @@ def check(self:Census,
     first = next(iter(self.why), ('','','counted before this run was resumed'))[2]
     raise DataError(f"{bad} of {samples} samples cannot be used, more than data.max_bad={limit:g}: {', '.join(f'{k} {n}' for k,n in worst.most_common(5))}. The first: {first}. Run `fvlm data check` on the shards, or raise data.max_bad")
 
-# %% ../nbs/04c_loader.ipynb #c9b02ec1
+# %% ../nbs/04c_loader.ipynb #8520d828
 class Steps:
     "The micro-batches of one process, as the loader wants them."
     def __init__(self,
@@ -144,7 +144,8 @@ def train_batches(
 )->DataLoader: # yields micro-batches
     "Batches in the order of the plan."
     return DataLoader(Batches(shards, tokenizer, data, tokens_per_frame), batch_size=None, sampler=Steps(plan, start, stop, rank, ranks), num_workers=workers,
-                      prefetch_factor=4 if workers else None, pin_memory=torch.cuda.is_available(), multiprocessing_context='fork' if workers else None)
+                      prefetch_factor=4 if workers else None, pin_memory=torch.cuda.is_available(), multiprocessing_context='fork' if workers else None,
+                      generator=torch.Generator()) # otherwise every start of a loader would draw from the random numbers of the model
 
 # %% ../nbs/04c_loader.ipynb #cf1d5011
 def eval_batches(
