@@ -14,9 +14,9 @@ __all__ = ['DRILLS', 'FULL', 'QUICK', 'SAVE_EVERY', 'WAIT', 'SERVER', 'QUIET', '
            'no_memory', 'fall', 'lose_one', 'children', 'stall', 'hurt_worker', 'hurt_workers', 'Dashboard',
            'with_dashboard', 'fill', 'lock', 'bad_disk', 'no_log', 'run_drill', 'in_order', 'run_drills', 'fault_table']
 
-# %% ../nbs/18d_faults.ipynb #2437dfd2
+# %% ../nbs/18d_faults.ipynb #9aee6b99
 import ctypes, errno, json, math, multiprocessing, os, resource, shutil, signal, socket, sys, tempfile, threading, time
-import numpy as np, torch, safetensors.torch as st
+import numpy as np, torch, torch.distributed as dist, safetensors.torch as st
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
@@ -195,7 +195,7 @@ class Life:
 
     def words(self): return self.said.read_text(errors='replace')
 
-# %% ../nbs/18d_faults.ipynb #5fbf7bd5
+# %% ../nbs/18d_faults.ipynb #4a7bfc9d
 def free_port()->str: # of this machine
     "A port that nobody listens to."
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); return str(s.getsockname()[1])
@@ -205,10 +205,14 @@ def crowd(
     ranks:int, # how many
     work:Callable, # of this room
     *args, # of it
-)->list[Life]: # as torchrun would start them
+    agent:bool=False, # what they tell one another is kept here, as by `torchrun`, and not by process 0
+)->list[Life]:
     "Several processes of one run."
-    where = dict(WORLD_SIZE=str(ranks), MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
-    return [Life(home/f'rank{r}.txt', work, *args, RANK=str(r), LOCAL_RANK=str(r), **where) for r in range(ranks)]
+    where = dict(WORLD_SIZE=str(ranks), MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port(), TORCHELASTIC_USE_AGENT_STORE=str(agent))
+    store = dist.TCPStore('127.0.0.1', int(where['MASTER_PORT']), is_master=True, wait_for_workers=False) if agent else None
+    lives = [Life(home/f'rank{r}.txt', work, *args, RANK=str(r), LOCAL_RANK=str(r), **where) for r in range(ranks)]
+    for l in lives: l.store = store
+    return lives
 
 # %% ../nbs/18d_faults.ipynb #e5e2c1a3
 ERRORS = ConfigError, PlanError, ShardError, DataError, CheckpointError, TrainError, PeerError, MemoryRefusal, FileNotFoundError
@@ -718,7 +722,7 @@ def no_memory(folder, size):
     return dict(ended=runs['scarce'][0], redone=json.loads((folder/'scarce'/'summary.json').read_text())['summary']['redone'], samples_lost=calm[-1]['samples']-less[-1]['samples'], weights_apart=abs(ends[0]-ends[1]),
                 gradient_apart=max(apart('grad_norm'), apart('loss')), ended_in_one_line=sum(c==1 and said_why(l, 'memory') for l,c in zip(lives, codes)), saved=int(position_of(folder/'none')))
 
-# %% ../nbs/18d_faults.ipynb #b8899cfd
+# %% ../nbs/18d_faults.ipynb #27de1090
 ENDS = (1, 'SIGKILL', 'update'), (0, 'SIGKILL', 'save'), (1, 'SIGSTOP', 'update'), (0, 'SIGSTOP', 'save')
 
 def fall(
@@ -738,7 +742,7 @@ def lose_one(folder, size):
     calm = calm_pair(world)
     for who,how,where in ENDS[:size.falls]:
         name = f'{how}-{where}'; cfg = pair(world, folder/name)
-        lives = crowd(folder/f'{name}-said', 2, glancing, cfg, fall, who, how, where, folder/f'{name}-at')
+        lives = crowd(folder/f'{name}-said', 2, glancing, cfg, fall, who, how, where, folder/f'{name}-at', agent=how=='SIGSTOP')
         code = lives[1-who].end(3*WAIT+60); seconds = time.monotonic()-float((folder/f'{name}-at').read_text())
         lives[who].kill(); lives[who].end()
         run_pair(folder/f'{name}-again', cfg)
