@@ -262,6 +262,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key,_ in node.value:
+            if not isinstance(key, yaml.ScalarNode): raise yaml.constructor.ConstructorError(None, None, 'a key is no plain text', key.start_mark)
             if key.value in seen: raise yaml.constructor.ConstructorError(None, None, f"the key '{key.value}' stands twice", key.start_mark)
             seen.add(key.value if isinstance(key.value, str) else None)
         return super().construct_mapping(node, deep)

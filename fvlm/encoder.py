@@ -155,7 +155,8 @@ def load_vit(
     name:str, # hub name such as `facebook/dinov2-small`, or a local folder
 )->PreTrainedModel: # borrowed
     "Load a ViT and prepare it for looking."
-    try: vit = AutoModel.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
+    try: vit, found = AutoModel.from_pretrained(name, use_safetensors=True, trust_remote_code=False, output_loading_info=True)
     except OSError as e: raise FileNotFoundError(f"no vision model at '{name}': give a hub name such as facebook/dinov2-small (needs a network or a filled cache) or a local folder") from e
+    if found['missing_keys']: raise ValueError(f"vision model '{name}' has no weights for {sorted(found['missing_keys'])[0]} and {len(found['missing_keys'])-1} more; give a complete one")
     vit_layers(vit)
     return borrow(vit)

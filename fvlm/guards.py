@@ -12,10 +12,10 @@ from collections import deque
 from collections.abc import Callable
 from .query import attention_entropy
 
-# %% ../nbs/11b_guards.ipynb #886aaef0
+# %% ../nbs/11b_guards.ipynb #6e98a73c
 WINDOW, ENOUGH = 128, 64 # accepted updates that are remembered, and how many it takes to judge
 ACCIDENTS = 2 # spikes in a row; one more is no accident
-_FLOOR = dict(loss=.1, norm=.5) # least standard deviation, in nats and in logarithms
+_FLOOR = dict(loss=.25, norm=.5) # least standard deviation, in nats and in logarithms
 
 class Spikes:
     "Knows how updates have been lately."

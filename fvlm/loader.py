@@ -113,7 +113,7 @@ def check(self:Census,
     first = next(iter(self.why), ('','','counted before this run was resumed'))[2]
     raise DataError(f"{bad} of {samples} samples cannot be used, more than data.max_bad={limit:g}: {', '.join(f'{k} {n}' for k,n in worst.most_common(5))}. The first: {first}. Run `fvlm data check` on the shards, or raise data.max_bad")
 
-# %% ../nbs/04c_loader.ipynb #8520d828
+# %% ../nbs/04c_loader.ipynb #85efc60e
 class Steps:
     "The micro-batches of one process, as the loader wants them."
     def __init__(self,
@@ -130,6 +130,7 @@ class Steps:
             yield from ((numbers, False) for numbers in first)
             yield last, True
 
+# %% ../nbs/04c_loader.ipynb #e2216682
 def train_batches(
     shards:Shards, # samples to train on
     plan, # a `plan.Plan` of them
@@ -141,10 +142,11 @@ def train_batches(
     workers:int=0, # data processes
     rank:int=0, # of this process
     ranks:int=1, # how many there are
+    timeout:float=0, # seconds that one waits for a worker; 0: for ever
 )->DataLoader: # yields micro-batches
     "Batches in the order of the plan."
     return DataLoader(Batches(shards, tokenizer, data, tokens_per_frame), batch_size=None, sampler=Steps(plan, start, stop, rank, ranks), num_workers=workers,
-                      prefetch_factor=4 if workers else None, pin_memory=torch.cuda.is_available(), multiprocessing_context='fork' if workers else None,
+                      prefetch_factor=4 if workers else None, pin_memory=torch.cuda.is_available(), multiprocessing_context='fork' if workers else None, timeout=timeout if workers else 0,
                       generator=torch.Generator()) # otherwise every start of a loader would draw from the random numbers of the model
 
 # %% ../nbs/04c_loader.ipynb #cf1d5011

@@ -369,8 +369,11 @@ def from_backbones(cls:FoveatedVLM,
 )->tuple: # model and tokenizer
     "A new model from two pretrained backbones."
     vit = load_vit(vision)
-    try: llm, tokenizer = AutoModelForCausalLM.from_pretrained(language, use_safetensors=True, dtype=torch.float32), AutoTokenizer.from_pretrained(language)
+    try:
+        llm, found = AutoModelForCausalLM.from_pretrained(language, use_safetensors=True, dtype=torch.float32, trust_remote_code=False, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(language, trust_remote_code=False)
     except OSError as e: raise FileNotFoundError(f"no language model at '{language}': give a hub name such as HuggingFaceTB/SmolLM2-135M-Instruct (needs a network or a filled cache) or a local folder") from e
+    if found['missing_keys']: raise ValueError(f"language model '{language}' has no weights for {sorted(found['missing_keys'])[0]} and {len(found['missing_keys'])-1} more; give a complete one")
     frame_id = prepare_tokenizer(tokenizer)
     if frame_id>=llm.config.vocab_size: llm.resize_token_embeddings(len(tokenizer))
     model = cls(FoveatedConfig(vision_config=vit.config, text_config=llm.config, frame_token_id=frame_id, **options))
@@ -418,4 +421,4 @@ def load_tokenizer(
     name, # as for `from_pretrained`
 ): # a tokenizer that knows `<frame>`
     "The tokenizer that was saved beside a model."
-    return AutoTokenizer.from_pretrained(checkpoint_folder(name))
+    return AutoTokenizer.from_pretrained(checkpoint_folder(name), trust_remote_code=False)

@@ -81,7 +81,8 @@ def beat(self:Processes,
 def seen(self:Processes)->str: # in words
     "The last sign of life of every other process."
     known = lambda r: self.store.get(f'beat/{r}').decode().rpartition(' ')[0] if self.store.check([f'beat/{r}']) else 'nothing'
-    return ', '.join(f'rank {r}: {known(r)}' for r in range(self.ranks) if r!=self.rank)
+    try: return ', '.join(f'rank {r}: {known(r)}' for r in range(self.ranks) if r!=self.rank)
+    except RuntimeError: return 'nothing, for rank 0 kept the signs of life and is gone'
 
 # %% ../nbs/11a_processes.ipynb #08113602
 _turns = count() # how often one has worked while the others waited; all count alike
@@ -95,7 +96,7 @@ def alone(self:Processes,
     if self.ranks==1: return work()
     turn = f'done/{next(_turns)}'
     if self.rank==0:
-        self.beat(name); done = work(); self.store.set(turn, '')
+        self.beat(name); done = work(); self.store.set(turn, ''); dist.barrier()
         return done
     heard, since = None, time.monotonic()
     while not self.store.check([turn]):
@@ -103,6 +104,7 @@ def alone(self:Processes,
         if now!=heard: heard, since = now, time.monotonic()
         if time.monotonic()-since>self.timeout: raise PeerError(f'rank {self.rank} of {self.ranks} waited {self.timeout:g} s for rank 0 ({name}); last heard: {self.seen()}')
         time.sleep(.02)
+    dist.barrier() # nobody leaves before all have heard of it, least of all rank 0, which keeps the store
 
 # %% ../nbs/11a_processes.ipynb #fcd4f91b
 class Stopped(BaseException):

@@ -20,9 +20,10 @@ from fvlm.loader import DataError
 from fvlm.plan import PlanError
 from fvlm.processes import PeerError, Stopped
 from fvlm.shards import ShardError
+from fvlm.tracking import LogError
 from fvlm.train import TrainError, train
 
-ERRORS = ConfigError, PlanError, ShardError, DataError, CheckpointError, TrainError, PeerError, MemoryRefusal, FileNotFoundError
+ERRORS = ConfigError, PlanError, ShardError, DataError, CheckpointError, TrainError, PeerError, MemoryRefusal, LogError, FileNotFoundError
 
 
 def main():

@@ -174,7 +174,7 @@ def dangers(text):
         if not isinstance(n, ast.Call): continue
         name, words = dotted(n.func), {k.arg:k.value for k in n.keywords}
         if name in ('eval', 'exec', 'builtins.eval', 'builtins.exec', 'torch.load', 'os.system', 'os.popen', 'yaml.unsafe_load', 'yaml.full_load'): yield n, name
-        if name.split('.')[-1] in ('read_pickle', 'to_pickle'): yield n, name
+        if name.split('.')[-1] in ('read_pickle', 'to_pickle', 'extract', 'extractall'): yield n, name  # tars are read in memory
         if name in ('yaml.load', 'yaml.load_all') and not any(dotted(a).split('.')[-1] in safe for a in [*n.args[1:], *words.values()]): yield n, f'{name} without a safe loader'
         for word in ('trust_remote_code', 'shell', 'allow_pickle'):
             if word in words and not (isinstance(words[word], ast.Constant) and words[word].value in (False, None)): yield n, word
