@@ -204,7 +204,6 @@ def _still(
 )->np.ndarray|None: # uint8 [H,W,3], or None if this is no jpg, png or webp
     "The pixels of a still image, upright."
     name = _called(clip, name)
-    if not isinstance(clip, bytes) and not Path(clip).is_file(): return None # a pipe would never answer; `_open` tells what is wrong
     try:
         with (io.BytesIO(clip) if isinstance(clip, bytes) else open(clip, 'rb')) as f: head = f.read(12)
     except OSError: return None # `_open` tells what is wrong with it
