@@ -63,22 +63,22 @@ def drill(
     def keep(work): DRILLS[id] = Drill(id, fault, injected, expected, rule, work, also); return work
     return keep
 
-# %% ../nbs/18d_faults.ipynb #cac4654c
+# %% ../nbs/18d_faults.ipynb #c2dfa2ea
 @dataclass(frozen=True)
 class Size:
     "How much of everything."
     kills:int=20 # of a run in three stages
     steps:int=12 # updates of a stage
-    every:int=1 # each such point of a save
-    cuts:int=10 # places where a file is cut
-    disks:int=10 # sizes of a disk that is too small
-    stops:int=50 # updates of a run that is stopped after each
+    every:int=3 # each such point of a save
+    cuts:int=4 # places where a file is cut
+    disks:int=4 # sizes of a disk that is too small
+    stops:int=24 # updates of a run that is stopped after each
     workers:tuple=(0,1,2,4,6) # data processes
     legs:tuple=((1,0),(2,1),(4,2),(1,6)) # processes and data processes of a run that changes them
     places:int=5 # where a run is asked to stop
     falls:int=4 # ways in which a process is lost
-    long:int=2000 # updates of a run with some poison in it
-    poisons:int=10 # poisoned updates
+    long:int=300 # updates of a run with some poison in it
+    poisons:int=3 # poisoned updates
     batch:int=16 # its samples per update; in few tokens, one hard answer is a spike
     clips:int=2400 # films that it reads
     seed:int=0 # of everything random
