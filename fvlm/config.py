@@ -24,9 +24,11 @@ class ModelConfig:
     init:str="" # checkpoint folder to start from; empty: build from the two backbones
     vision:str="facebook/dinov2-small" # ViT, a hub name or a folder
     language:str="HuggingFaceTB/SmolLM2-135M-Instruct" # LLM, a hub name or a folder
-    read:Literal["deep","shallow","grid","cls","mean","random"]="deep" # how a frame becomes tokens
-    query_weights:Literal["shared","own"]="shared" # the query uses the ViT's layers or a trainable copy of them
-    first_query:Literal["context","init"]="context" # the first frame's query comes from the text before it or is learned
+    pooler:Literal["deep","shallow","grid","cls","mean","random"]="deep" # how a frame becomes tokens
+    # the query uses the ViT's layers or a trainable copy of them
+    query_weights:Literal["shared","own"]="shared"
+    # the first frame's query comes from the text before it or is learned
+    first_query:Literal["context","init"]="context"
     visual_gain:float=1.0 # spread of visual tokens at the start, in units of the text embeddings' spread
     tokens_per_frame:int=1 # visual tokens per frame; a square number, above 1 for `grid` alone
     train_mode:Literal["fine","coarse"]="fine" # two passes with made queries, or one with the static query
@@ -43,7 +45,8 @@ class DataConfig:
     text_share:float=0.14 # share of text-only samples; 0: as many as there are
     window:int=0 # samples among which those of like length are put together; 0: none
     max_bad:float=0.01 # share of unusable samples at which a run stops
-    order:Literal["question_first","video_first","mixed","frames_front"]="question_first" # where the frames stand
+    # where the frames stand
+    order:Literal["question_first","video_first","mixed","frames_front"]="question_first"
     mask:Literal["answer","all"]="answer" # which text is supervised
     frame_size:int=224 # side of a frame in pixels
     image_frames:int=1 # for how many frames a still image is shown
@@ -68,9 +71,11 @@ class TrainConfig:
     token_budget:int=0 # most tokens in a micro-batch, padding counted; 0: no limit
     frame_budget:int=0 # most distinct frames in a micro-batch; 0: no limit
     lr:LearningRates=field(default_factory=LearningRates)
-    schedule:Literal["cosine","stable","constant","converging"]="cosine" # shape of the learning rate after warm-up
+    # shape of the learning rate after warm-up
+    schedule:Literal["cosine","stable","constant","converging"]="cosine"
     warmup:float=0.05 # share of the steps in which the rate rises from 0
-    final_lr:float=0.1 # cosine, stable: last rate as a share of the peak; converging: the rate where all groups meet
+    # cosine, stable: last rate as a share of the peak; converging: the rate where all groups meet
+    final_lr:float=0.1
     weight_decay:float=0.01 # of AdamW; never on biases, norms and queries
     clip:float=1.0 # largest norm of the gradient; 0: no clipping
     refine:float=0.0 # share of the updates whose fine pass looks twice, so that autoregression is no surprise
@@ -81,7 +86,8 @@ class TrainConfig:
     eval_every:int=0 # steps between evaluations; 0: only at the end
     save_every:int=0 # steps between checkpoints; 0: only at the end
     keep:int=2 # newest checkpoints that are kept
-    spike:float=6.0 # deviations above the recent loss or gradient norm at which an update is refused; 0: never
+    # deviations above the recent loss or gradient norm at which an update is refused; 0: never
+    spike:float=6.0
     checkpointing:bool=False # forget activations and compute them again in the backward pass, for less memory
     parallel:Literal["ddp","fsdp"]="ddp" # every process has the whole model, or a part of it
     timeout:float=600.0 # seconds that processes wait for one another
@@ -91,7 +97,8 @@ class TrainConfig:
 class EvalConfig:
     "What is measured."
     samples:int=256 # clips to evaluate
-    modes:tuple[Literal["coarse","fine","auto"],...]=("coarse","fine","auto") # ways to look
+    # ways to look
+    modes:tuple[Literal["coarse","fine","autoregressive"],...]=("coarse","fine","autoregressive")
 
 @dataclass(frozen=True)
 class LogConfig:
@@ -137,7 +144,8 @@ def flat(
     "A nested dict as one level of dotted keys."
     found = {}
     for key,value in tree.items():
-        found |= flat(value, f'{prefix}{key}.') if isinstance(value, dict) and value else {f'{prefix}{key}':value}
+        found |= flat(value, f'{prefix}{key}.') if isinstance(value, dict) and value else {
+            f'{prefix}{key}':value}
     return found
 
 # %% ../nbs/00_config.ipynb #7e5bacd7
@@ -146,11 +154,14 @@ _RANGES = {
     'model.tokens_per_frame':_SOME, 'model.lambda_coarse':_MORE, 'model.visual_gain':_MORE,
     'data.frame_size':_SOME, 'data.image_frames':_SOME, 'data.max_tokens':_SOME, 'data.max_samples':_MORE,
     'data.text_share':_SHARE, 'data.window':_MORE, 'data.max_bad':_SHARE,
-    'train.steps':_SOME, 'train.batch_size':_SOME, 'train.micro_batch':_MORE, 'train.token_budget':_MORE, 'train.frame_budget':_MORE,
+    'train.steps':_SOME, 'train.batch_size':_SOME, 'train.micro_batch':_MORE, 'train.token_budget':_MORE,
+    'train.frame_budget':_MORE,
     'train.lr.connector':_SHARE, 'train.lr.vision':_SHARE, 'train.lr.language':_SHARE,
-    'train.warmup':_SHARE, 'train.final_lr':_SHARE, 'train.weight_decay':_SHARE, 'train.clip':_MORE, 'train.refine':_SHARE,
+    'train.warmup':_SHARE, 'train.final_lr':_SHARE, 'train.weight_decay':_SHARE, 'train.clip':_MORE,
+    'train.refine':_SHARE,
     'train.workers':_MORE, 'train.seed':_MORE, 'train.log_every':_SOME, 'train.eval_every':_MORE,
-    'train.save_every':_MORE, 'train.keep':_SOME, 'train.spike':_MORE, 'train.timeout':_SOME, 'eval.samples':_SOME}
+    'train.save_every':_MORE, 'train.keep':_SOME, 'train.spike':_MORE, 'train.timeout':_SOME,
+    'eval.samples':_SOME}
 
 # %% ../nbs/00_config.ipynb #3bf0cb51
 def _conflicts(
@@ -158,11 +169,11 @@ def _conflicts(
 )->Iterator[tuple[bool,str]]: # is it wrong, and what to say
     "Pairs of settings that contradict each other."
     m, t, rates = c.model, c.train, c.train.lr
-    looks, fine, side = m.read in ('deep','shallow'), m.train_mode=='fine', math.isqrt(m.tokens_per_frame)
-    yield fine and not looks, f"model.train_mode=fine needs a reader that looks, deep or shallow; model.read={m.read} takes no query, so set model.train_mode=coarse"
-    yield side>1 and m.read!='grid', f"model.tokens_per_frame={m.tokens_per_frame} needs model.read=grid; every other reader makes one token per frame"
+    looks, fine, side = m.pooler in ('deep','shallow'), m.train_mode=='fine', math.isqrt(m.tokens_per_frame)
+    yield fine and not looks, f"model.train_mode=fine needs a reader that looks, deep or shallow; model.pooler={m.pooler} takes no query, so set model.train_mode=coarse"
+    yield side>1 and m.pooler!='grid', f"model.tokens_per_frame={m.tokens_per_frame} needs model.pooler=grid; every other reader makes one token per frame"
     yield side**2!=m.tokens_per_frame, f"model.tokens_per_frame={m.tokens_per_frame} is no square number; a grid has as many rows as columns, so take {side**2} or {(side+1)**2}"
-    yield m.query_weights=='own' and m.read!='deep', f"model.query_weights=own needs model.read=deep; with {m.read} no query goes through the ViT's layers"
+    yield m.query_weights=='own' and m.pooler!='deep', f"model.query_weights=own needs model.pooler=deep; with {m.pooler} no query goes through the ViT's layers"
     yield m.lambda_coarse>0 and not fine, "model.lambda_coarse is for model.train_mode=fine; a coarse model has the coarse loss already"
     yield t.refine>0 and not fine, "train.refine is for model.train_mode=fine; a coarse model has no fine pass to repeat"
     yield m.first_query=='init' and not fine, "model.first_query=init is for model.train_mode=fine; a coarse model makes no queries"
@@ -172,7 +183,8 @@ def _conflicts(
     if t.schedule=='converging':
         peaks = rates.connector, rates.vision, rates.language
         yield min(peaks)==0, "train.schedule=converging would wake a group whose train.lr is 0; name it in model.frozen instead"
-        yield t.final_lr>max(peaks), f"train.final_lr={t.final_lr:g} is a learning rate when train.schedule=converging, and lies above every peak; set it between {min(peaks):g} and {max(peaks):g}"
+        yield t.final_lr>max(
+            peaks), f"train.final_lr={t.final_lr:g} is a learning rate when train.schedule=converging, and lies above every peak; set it between {min(peaks):g} and {max(peaks):g}"
 
 # %% ../nbs/00_config.ipynb #e840f990
 def check(
@@ -248,22 +260,28 @@ def _known(
     "Complain about a key that is no leaf."
     if key in leaves(): return
     inside = [k for k in leaves() if k.startswith(key+'.')]
-    if inside: raise ConfigError(f"'{key}' in {source} is a group of keys; set one of them, such as {inside[0]}")
+    if inside:
+        raise ConfigError(f"'{key}' in {source} is a group of keys; set one of them, such as {inside[0]}")
     close = _closest(key)
-    raise ConfigError(f"unknown key '{key}' in {source}; " + (f"did you mean '{close}'?" if close else "`describe()` lists every key"))
+    raise ConfigError(f"unknown key '{key}' in {source}; " + (f"did you mean '{close}'?" if close
+        else "`describe()` lists every key"))
 
 # %% ../nbs/00_config.ipynb #7b051164
 class _Loader(yaml.SafeLoader):
     "Safe YAML in which a key stands once and nothing unfolds."
     def compose_node(self, parent, index):
         if not self.check_event(yaml.AliasEvent): return super().compose_node(parent, index)
-        raise yaml.composer.ComposerError(None, None, 'aliases (*name) are not allowed; use base: to share settings', self.peek_event().start_mark)
+        raise yaml.composer.ComposerError(None, None,
+            'aliases (*name) are not allowed; use base: to share settings', self.peek_event().start_mark)
 
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key,_ in node.value:
-            if not isinstance(key, yaml.ScalarNode): raise yaml.constructor.ConstructorError(None, None, 'a key is no plain text', key.start_mark)
-            if key.value in seen: raise yaml.constructor.ConstructorError(None, None, f"the key '{key.value}' stands twice", key.start_mark)
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, 'a key is no plain text', key.start_mark)
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{key.value}' stands twice",
+                    key.start_mark)
             seen.add(key.value if isinstance(key.value, str) else None)
         return super().construct_mapping(node, deep)
 
@@ -276,17 +294,21 @@ def read_yaml(
     "A YAML mapping from a file that is not trusted."
     path = Path(path)
     try:
-        if path.stat().st_size>MAX_YAML: raise ConfigError(f"{path} has {path.stat().st_size:,} bytes; a configuration has at most {MAX_YAML:,}")
+        if path.stat().st_size>MAX_YAML:
+            raise ConfigError(f"{path} has {path.stat().st_size:,} bytes; a configuration has at most {MAX_YAML:,}")
         tree = yaml.load(path.read_text(encoding='utf-8'), _Loader)
     except FileNotFoundError:
         close = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob('*.y*ml')], 1)
-        raise ConfigError(f"no such file: {path}" + (f"; did you mean {close[0]}?" if close else '')) from None
+        raise ConfigError(f"no such file: {path}" + (f"; did you mean {close[0]}?" if close
+            else '')) from None
     except (OSError, UnicodeDecodeError, RecursionError, ValueError, yaml.YAMLError) as e:
         if isinstance(e, ConfigError): raise
-        mark, why = getattr(e, 'problem_mark', None), getattr(e, 'problem', None) or getattr(e, 'strerror', None) or str(e)
+        mark, why = getattr(e, 'problem_mark', None), getattr(e, 'problem', None) or getattr(e, 'strerror',
+            None) or str(e)
         raise ConfigError(f"{path}{f' line {mark.line+1}' if mark else ''} cannot be read: {' '.join(why.split())}") from None
     if tree is None: return {}
-    if not isinstance(tree, dict): raise ConfigError(f"{path} holds a {type(tree).__name__}, not keys and values such as 'name: my-run'")
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds a {type(tree).__name__}, not keys and values such as 'name: my-run'")
     return tree
 
 # %% ../nbs/00_config.ipynb #48f61449
@@ -297,7 +319,8 @@ def _gather(
     "All settings of a file and its bases; the nearer file wins."
     path = Path(os.path.normpath(path))
     chain += (path.resolve(),)
-    if chain.index(chain[-1])<len(chain)-1: raise ConfigError("base files go in a circle: " + ' -> '.join(p.name for p in chain))
+    if chain.index(chain[-1])<len(chain)-1:
+        raise ConfigError("base files go in a circle: " + ' -> '.join(p.name for p in chain))
     tree = read_yaml(path)
     base = tree.pop('base', '')
     if not isinstance(base, str): raise ConfigError(f"base in {path}: expected one file name, got {base!r}")
@@ -330,7 +353,8 @@ def load_config(
     given = _gather(path) if path is not None else {}
     for text in overrides:
         key, equals, raw = text.removeprefix('--').partition('=')
-        if not equals: raise ConfigError(f"override '{text}' has no '='; write key=value, such as train.steps=100")
+        if not equals:
+            raise ConfigError(f"override '{text}' has no '='; write key=value, such as train.steps=100")
         _known(key, f"the override '{text}'")
         given[key] = raw, f"the override '{text}'"
     values = {key:_value(key, raw, source) for key,(raw,source) in given.items()}
@@ -350,7 +374,9 @@ def write_atomic(
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
     try:
         with os.fdopen(handle, 'w', encoding='utf-8', newline='') as f:
-            f.write(text); f.flush(); os.fsync(f.fileno())
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
         os.chmod(part, 0o644)
         os.replace(part, path)
     finally: Path(part).unlink(missing_ok=True)
@@ -383,5 +409,7 @@ def describe(
     rows, notes, hints = [], docments(kind), get_type_hints(kind)
     for f in fields(kind):
         if is_dataclass(hints[f.name]): rows += describe(hints[f.name], f'{prefix}{f.name}.')
-        else: rows.append((prefix+f.name, _kind(hints[f.name]), 'required' if f.default is MISSING else str(f.default), notes[f.name] or ''))
+        else:
+            rows.append((prefix+f.name, _kind(hints[f.name]), 'required' if f.default is MISSING
+                else str(f.default), notes[f.name] or ''))
     return rows

@@ -15,31 +15,38 @@ from pathlib import Path
 import pandas as pd
 from transformers.utils.logging import disable_progress_bar
 
-from fvlm.ablations import ASKED, plot_study, run_ablations
+from fvlm.experiments.ablations import ASKED, plot_study, run_ablations
 from fvlm.config import ConfigError, load_config
-from fvlm.plan import PlanError
-from fvlm.shards import ShardError
-from fvlm.train import TrainError
+from fvlm.data.plan import PlanError
+from fvlm.data.shards import ShardError
+from fvlm.training.trainer import TrainError
 
 FOLDER = Path(__file__).resolve().parent.parent/'configs'/'ablations'
 
 
 def main():
     parser = argparse.ArgumentParser(description='Ablations of phase 1a.')
-    parser.add_argument('--base', type=Path, default=FOLDER/'tiny.yaml', help='baseline (default configs/ablations/tiny.yaml)')
-    parser.add_argument('--only', nargs='+', default=list(ASKED), metavar='RUN', help=f"of {' '.join(ASKED)}; the baseline LR1 is always run")
+    parser.add_argument('--base', type=Path, default=FOLDER/'tiny.yaml',
+        help='baseline (default configs/ablations/tiny.yaml)')
+    parser.add_argument('--only', nargs='+', default=list(ASKED), metavar='RUN',
+        help=f"of {' '.join(ASKED)}; the baseline LR1 is always run")
     parser.add_argument('--seeds', type=int, default=1, help='how many (default 1)')
-    parser.add_argument('--repeat', nargs='+', default=['LR1', 'A1', 'A6', 'B1'], metavar='RUN', help='runs that have more than one seed (default LR1 A1 A6 B1)')
-    parser.add_argument('--out', type=Path, default=Path('outputs/ablations'), help='folder (default outputs/ablations)')
+    parser.add_argument('--repeat', nargs='+', default=['LR1', 'A1', 'A6', 'B1'], metavar='RUN',
+        help='runs that have more than one seed (default LR1 A1 A6 B1)')
+    parser.add_argument('--out', type=Path, default=Path('outputs/ablations'),
+        help='folder (default outputs/ablations)')
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time (default 2)')
     args, overrides = parser.parse_known_args()
     disable_progress_bar()
     names = [n for n in args.only if '=' not in n]
     overrides += [n for n in args.only if '=' in n]
-    try: found = run_ablations(load_config(args.base, overrides), FOLDER, names, list(range(args.seeds)), args.out, args.jobs, repeated=args.repeat)
+    try:
+        found = run_ablations(load_config(args.base, overrides), FOLDER, names, list(range(args.seeds)),
+            args.out, args.jobs, repeated=args.repeat)
     except (ConfigError, PlanError, ShardError, TrainError, FileNotFoundError) as e: sys.exit(f'ablate: {e}')
     plot_study(pd.read_csv(args.out/'results.csv')).savefig(args.out/'curves.png')
-    for s in found['summary']: print(f"{s['run']:4} {s['mode']:6} loss {s['loss']:.3f}  difference {s['difference']:+.3f}  {s['verdict']}  ({s['seconds']:.0f} s)")
+    for s in found['summary']:
+        print(f"{s['run']:4} {s['mode']:6} loss {s['loss']:.3f}  difference {s['difference']:+.3f}  {s['verdict']}  ({s['seconds']:.0f} s)")
 
 
 if __name__ == '__main__': main()

@@ -12,10 +12,10 @@ import pandas as pd
 from transformers.utils.logging import disable_progress_bar
 
 from fvlm.config import DataConfig
-from fvlm.data import whole_number
-from fvlm.examine import evaluate_model, save_evaluation
-from fvlm.model import MODES
-from fvlm.shards import SPLITS
+from fvlm.data_commands import whole_number
+from fvlm.evaluation.exam import evaluate_model, save_evaluation
+from fvlm.model.foveated import MODES
+from fvlm.data.shards import SPLITS
 
 
 def main():
@@ -23,12 +23,17 @@ def main():
     parser.add_argument('model', help='tiny, a folder, or a name on the hub')
     parser.add_argument('shards', nargs='+', help='folders of shards')
     parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='a .json file')
-    parser.add_argument('--split', choices=SPLITS, default='test', help='which part of the shards (default test)')
-    parser.add_argument('--samples', type=whole_number, default=1000, metavar='N', help='of each folder, at most (default 1000)')
+    parser.add_argument('--split', choices=SPLITS, default='test',
+        help='which part of the shards (default test)')
+    parser.add_argument('--samples', type=whole_number, default=1000, metavar='N',
+        help='of each folder, at most (default 1000)')
     parser.add_argument('--modes', nargs='+', choices=MODES, default=MODES, help='ways to look (default all)')
-    parser.add_argument('--order', choices=['question_first', 'video_first', 'mixed', 'frames_front'], default='question_first', help='where the frames stand')
-    parser.add_argument('--image-frames', type=whole_number, default=1, metavar='N', help='for how many frames an image is shown (default 1)')
-    parser.add_argument('--max-tokens', type=whole_number, default=1024, metavar='N', help='longest sequence (default 1024)')
+    parser.add_argument('--order', choices=['question_first', 'video_first', 'mixed', 'frames_front'],
+        default='question_first', help='where the frames stand')
+    parser.add_argument('--image-frames', type=whole_number, default=1, metavar='N',
+        help='for how many frames an image is shown (default 1)')
+    parser.add_argument('--max-tokens', type=whole_number, default=1024, metavar='N',
+        help='longest sequence (default 1024)')
     args = parser.parse_args()
     disable_progress_bar()
     how = DataConfig(order=args.order, image_frames=args.image_frames, max_tokens=args.max_tokens)
@@ -39,7 +44,8 @@ def main():
     except (ValueError, OSError) as e: sys.exit(f"evaluate: {' '.join(str(e).split())}")
     columns = ['data', 'task', 'mode', 'n', 'accuracy', 'lo', 'hi', 'chance', 'loss']
     print(pd.DataFrame(found['results'])[columns].to_string(index=False, float_format='{:.3f}'.format))
-    for p in found['paired']: print(f"{p['data']}: {p['a']} - {p['b']} {100*p['difference']:+.1f} points ({100*p['lo']:+.1f} to {100*p['hi']:+.1f}), p {p['p']:.3g}, {p['n']} items")
+    for p in found['paired']:
+        print(f"{p['data']}: {p['a']} - {p['b']} {100*p['difference']:+.1f} points ({100*p['lo']:+.1f} to {100*p['hi']:+.1f}), p {p['p']:.3g}, {p['n']} items")
 
 
 if __name__ == '__main__': main()

@@ -4,7 +4,7 @@
     python scripts/faults.py --only F1 F2     # some; written to outputs/faults.json
     python scripts/faults.py --quick          # all of them in a small size, as the tests do
 
-One that fails does not stop the others. Then execute nbs/23_faults_results.ipynb again.
+One that fails does not stop the others. Then execute nbs/7_results/03_faults_results.ipynb again.
 """
 import argparse, sys
 from pathlib import Path
@@ -17,9 +17,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def main():
     parser = argparse.ArgumentParser(description='Do the fault drills.')
-    parser.add_argument('--only', nargs='+', default=[], choices=list(DRILLS), metavar='ROW', help=f"rows to do: {', '.join(DRILLS)}")
+    parser.add_argument('--only', nargs='+', default=[], choices=list(DRILLS), metavar='ROW',
+        help=f"rows to do: {', '.join(DRILLS)}")
     parser.add_argument('--quick', action='store_true', help='a small size of everything')
-    parser.add_argument('--out', type=Path, help='JSON file (default results/faults.json; outputs/faults.json when not all is done in full)')
+    parser.add_argument('--out', type=Path,
+        help='JSON file (default results/faults.json; outputs/faults.json when not all is done in full)')
     args = parser.parse_args()
     out = args.out or ROOT/('outputs' if args.only or args.quick else 'results')/'faults.json'
     rows = run_drills(out, args.only, QUICK if args.quick else FULL)['rows']

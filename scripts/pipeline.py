@@ -13,27 +13,33 @@ import argparse, sys
 from transformers.utils.logging import disable_progress_bar
 
 from fvlm.config import ConfigError
-from fvlm.pipeline import make_world, run_steps, write_pipeline_report
-from fvlm.recipe import check_disk, check_done, disk_needs, read_recipe, show_plan, steps_of
-from fvlm.shards import ShardError
+from fvlm.experiments.pipeline import make_world, run_steps, write_pipeline_report
+from fvlm.experiments.recipe import check_disk, check_done, disk_needs, read_recipe, show_plan, steps_of
+from fvlm.data.shards import ShardError
 
 
 def main():
-    parser = argparse.ArgumentParser(description='Raw data to report, from one file.', epilog='Any key can be overridden: out=/data/run')
+    parser = argparse.ArgumentParser(description='Raw data to report, from one file.',
+        epilog='Any key can be overridden: out=/data/run')
     parser.add_argument('config', help='YAML file, such as configs/pipeline.yaml')
-    parser.add_argument('--dry-run', action='store_true', help='show plan, cost and disk need, and do nothing')
-    parser.add_argument('--do', choices=['world', 'report'], help='one step that is no script of its own, whatever is done')
+    parser.add_argument('--dry-run', action='store_true',
+        help='show plan, cost and disk need, and do nothing')
+    parser.add_argument('--do', choices=['world', 'report'],
+        help='one step that is no script of its own, whatever is done')
     args, overrides = parser.parse_known_args()
     disable_progress_bar()
     try:
         recipe = read_recipe(args.config, overrides)
-        if args.do: (make_world if args.do == 'world' else write_pipeline_report)(recipe); return 0
+        if args.do:
+            (make_world if args.do == 'world' else write_pipeline_report)(recipe)
+            return 0
         steps = steps_of(recipe)
         print(show_plan(recipe, steps), flush=True)
         check_done(recipe.out, steps)
         check_disk(disk_needs(recipe, steps))
         return 0 if args.dry_run else run_steps(steps, recipe.out)
-    except (ConfigError, ShardError, FileNotFoundError) as e: sys.exit(f"pipeline: {' '.join(str(e).split())}")
+    except (ConfigError, ShardError, FileNotFoundError) as e:
+        sys.exit(f"pipeline: {' '.join(str(e).split())}")
 
 
 if __name__ == '__main__': sys.exit(main())

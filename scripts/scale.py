@@ -18,10 +18,10 @@ import pandas as pd
 from transformers.utils.logging import disable_progress_bar
 
 from fvlm.config import ConfigError, load_config
-from fvlm.plan import PlanError
-from fvlm.scaling import STUDIES, get_ready, plan_cells, plot_frontier, plot_isoflop, run_scaling, say_fit
-from fvlm.shards import ShardError
-from fvlm.train import TrainError
+from fvlm.data.plan import PlanError
+from fvlm.experiments.scaling import STUDIES, get_ready, plan_cells, plot_frontier, plot_isoflop, run_scaling, say_fit
+from fvlm.data.shards import ShardError
+from fvlm.training.trainer import TrainError
 
 FOLDER = Path(__file__).resolve().parent.parent/'configs'/'scaling'
 
@@ -33,12 +33,16 @@ def show_plan(base, grid, seeds, out):
 
 def main():
     parser = argparse.ArgumentParser(description='Scaling grid of phase 1b.')
-    parser.add_argument('--study', choices=list(STUDIES), default='tiny', help='template and grid (default tiny)')
+    parser.add_argument('--study', choices=list(STUDIES), default='tiny',
+        help='template and grid (default tiny)')
     parser.add_argument('--seeds', type=int, default=1, help='how many (default 1)')
-    parser.add_argument('--out', type=Path, help="folder (default: the template's, outputs/scaling or outputs/scaling-smollm2)")
-    parser.add_argument('--budgets', nargs='+', default=['C1', 'C2', 'C3', 'C4'], choices=['C1', 'C2', 'C3', 'C4'], help='which (default all)')
+    parser.add_argument('--out', type=Path,
+        help="folder (default: the template's, outputs/scaling or outputs/scaling-smollm2)")
+    parser.add_argument('--budgets', nargs='+', default=['C1', 'C2', 'C3', 'C4'], choices=['C1', 'C2', 'C3',
+        'C4'], help='which (default all)')
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time (default 2)')
-    parser.add_argument('--plan', action='store_true', help='say what would run; makes the readers and texts of the built-in world')
+    parser.add_argument('--plan', action='store_true',
+        help='say what would run; makes the readers and texts of the built-in world')
     args, overrides = parser.parse_known_args()
     disable_progress_bar()
     template, grid = STUDIES[args.study]

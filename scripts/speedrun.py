@@ -12,18 +12,20 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from fvlm.model import FoveatedVLM, load_tokenizer
-from fvlm.report import verdict, write_report
-from fvlm.speedrun import FULL, SMOKE, Bench, speedrun
+from fvlm.model.foveated import FoveatedVLM, load_tokenizer
+from fvlm.experiments.report import verdict, write_report
+from fvlm.experiments.speedrun import FULL, SMOKE, Bench, speedrun
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def main():
     parser = argparse.ArgumentParser(description='The main job of fvlm, offline, on a laptop.')
-    parser.add_argument('--smoke', action='store_true', help='a few updates of everything, to see that it works')
+    parser.add_argument('--smoke', action='store_true',
+        help='a few updates of everything, to see that it works')
     parser.add_argument('--seeds', type=int, default=1, help='how many seeds (default 1)')
-    parser.add_argument('--out', type=Path, help='folder (default outputs/speedrun, with --smoke outputs/smoke)')
+    parser.add_argument('--out', type=Path,
+        help='folder (default outputs/speedrun, with --smoke outputs/smoke)')
     parser.add_argument('--workers', type=int, default=2, help='processes (default 2)')
     parser.add_argument('--only', choices=['data'], help='stop after films, shards and backbones')
     args = parser.parse_args()

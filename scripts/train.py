@@ -12,22 +12,23 @@ import argparse, sys
 import torch.distributed as dist
 from transformers.utils.logging import disable_progress_bar
 
-from fvlm.checkpoint import CheckpointError
+from fvlm.training.checkpoint import CheckpointError
 from fvlm.config import ConfigError, load_config
-from fvlm.evaluate import validate
-from fvlm.guards import MemoryRefusal
-from fvlm.loader import DataError
-from fvlm.plan import PlanError
-from fvlm.processes import PeerError, Stopped
-from fvlm.shards import ShardError
-from fvlm.tracking import LogError
-from fvlm.train import TrainError, train
+from fvlm.evaluation.metrics import validate
+from fvlm.training.guards import MemoryRefusal
+from fvlm.data.loader import DataError
+from fvlm.data.plan import PlanError
+from fvlm.training.distributed import PeerError, Stopped
+from fvlm.data.shards import ShardError
+from fvlm.training.tracking import LogError
+from fvlm.training.trainer import TrainError, train
 
 ERRORS = ConfigError, PlanError, ShardError, DataError, CheckpointError, TrainError, PeerError, MemoryRefusal, LogError, FileNotFoundError
 
 
 def main():
-    parser = argparse.ArgumentParser(description='Train one stage.', epilog='Any key of the config can be overridden: train.steps=100')
+    parser = argparse.ArgumentParser(description='Train one stage.',
+        epilog='Any key of the config can be overridden: train.steps=100')
     parser.add_argument('--config', required=True, help='YAML file')
     args, overrides = parser.parse_known_args()
     disable_progress_bar()

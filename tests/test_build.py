@@ -2,17 +2,17 @@
 import hashlib, json, os, signal, subprocess, sys, time
 from pathlib import Path
 import pytest
-from fvlm.build import BuildError, build_shards
-from fvlm.scenes import World, make_scene, render
-from fvlm.shards import Cut, Shards, clips_of
+from fvlm.data.build import BuildError, build_shards
+from fvlm.world.scenes import World, make_scene, render
+from fvlm.data.shards import FrameSpec, Shards, clips_of
 
 ROOT = Path(__file__).resolve().parents[1]
 ENV = {**os.environ, 'OMP_NUM_THREADS':'1', 'HF_HUB_OFFLINE':'1', 'PYTHONPATH':str(ROOT)}
-CUT = Cut(40)
+CUT = FrameSpec(40)
 BUILD = '''
 import json, sys
-from fvlm.build import BuildError, build_shards
-from fvlm.shards import Cut
+from fvlm.data.build import BuildError, build_shards
+from fvlm.data.shards import Cut
 
 if __name__ == '__main__':
     notes, out, workers = sys.argv[1:4]
@@ -26,7 +26,8 @@ if __name__ == '__main__':
 def home(tmp_path_factory):
     "Films, their clips as lines of JSON, a script that builds them, and an uninterrupted build."
     home = tmp_path_factory.mktemp('films')
-    clips = [c for i in range(80) for c in clips_of(render(make_scene('lookup', i, World(glyphs=3)), home/'films'), home/'films')]
+    clips = [c for i in range(80) for c in clips_of(render(make_scene('lookup', i, World(glyphs=3)),
+        home/'films'), home/'films')]
     clips.insert(9, dict(clips[0], key='gone', media=[dict(type='video', path=f'{home}/films/gone.mp4')]))
     (home/'clips.jsonl').write_text(''.join(json.dumps(c)+'\n' for c in clips))
     (home/'build.py').write_text(BUILD)
@@ -36,7 +37,8 @@ def home(tmp_path_factory):
 
 def start(home, out, workers=2, *skip, notes='clips.jsonl'):
     words = [sys.executable, str(home/'build.py'), str(home/notes), str(home/out), str(workers), *skip]
-    return subprocess.Popen(words, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(words, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        start_new_session=True)
 
 def ends(process, timeout=240):
     "Exit code and what was said."
@@ -50,13 +52,15 @@ def until(happens, process=None, timeout=240):
         assert time.time() < stop, 'it never happened'
         time.sleep(.005)
 
-def bytes_of(folder): return {p.name:hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob('*.tar'))}
+def bytes_of(folder):
+    return {p.name:hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob('*.tar'))}
 def notes_of(folder): return sorted(p.name for p in folder.glob('0*.json'))
 
 def same_build(a, b):
     "The same tars, the same index, the same report but for the time, and nothing left over."
     assert bytes_of(a) == bytes_of(b) and len(bytes_of(a)) > 1
-    assert (a/'index.npy').read_bytes() == (b/'index.npy').read_bytes() and (a/'index.json').read_text() == (b/'index.json').read_text()
+    assert (a/'index.npy').read_bytes() == (b/'index.npy').read_bytes() and (a/'index.json').read_text() == (
+        b/'index.json').read_text()
     reports = [{**json.loads((f/'report.json').read_text()), 'seconds':0} for f in (a, b)]
     assert reports[0] == reports[1]
     assert not [p.name for f in (a, b) for p in f.iterdir() if p.name.startswith('.')]
@@ -96,7 +100,8 @@ def test_killed_at_any_place_of_a_shard(home, tmp_path):
         change(tmp_path/'torn')
         build_shards(clips, tmp_path/'torn', CUT, per_shard=4)
         same_build(tmp_path/'torn', home/'straight')
-    torn(lambda f: ((f/'00002.tar').rename(f/'.00002.tar.77.part'), os.truncate(f/'.00002.tar.77.part', 3000), (f/'00002.json').unlink()))
+    torn(lambda f: ((f/'00002.tar').rename(f/'.00002.tar.77.part'), os.truncate(f/'.00002.tar.77.part', 3000),
+        (f/'00002.json').unlink()))
     torn(lambda f: (f/'00003.json').unlink())
     torn(lambda f: ((f/'00003.json').rename(f/'.00003.json.a1b2'), (f/'report.json').unlink()))
     torn(lambda f: ((f/'index.npy').rename(f/'.index.77.npy'), (f/'report.json').unlink()))
@@ -112,11 +117,13 @@ def test_a_worker_dies(home):
     dies = home/'dies'
     for workers in (1, 2):
         process = start(home, 'dies', workers, notes='hangs.jsonl')
-        until(lambda: at_work(dies, 3) and (dies/'.00003.tar.now').read_text().partition('\n')[0] == 'hangs' and len(notes_of(dies)) >= 3, process)
+        until(lambda: at_work(dies, 3) and (dies/'.00003.tar.now').read_text().partition('\n')[0] == 'hangs'
+            and len(notes_of(dies)) >= 3, process)
         os.kill(at_work(dies, 3), signal.SIGKILL)
         code, said = ends(process)
         lines = [l for l in said.splitlines() if l.startswith('build: ')]
-        assert code and len(lines) == 1 and "'hangs'" in lines[0] and 'call again' in lines[0] and 'Traceback' not in said, said[-2000:]
+        assert code and len(lines) == 1 and "'hangs'" in lines[0] and 'call again' in lines[
+            0] and 'Traceback' not in said, said[-2000:]
     assert ends(start(home, 'dies', 2, 'hangs', notes='hangs.jsonl'))[0] == 0
     kinds = json.loads((dies/'report.json').read_text())['kinds']
     assert kinds == {'no such file':1, 'left out by hand':1}
@@ -128,10 +135,12 @@ def test_two_builds_do_not_share_a_folder(home):
     clips = [json.loads(l) for l in (home/'hangs.jsonl').read_text().splitlines()]
     process = start(home, 'shared', 0, notes='hangs.jsonl')
     until(lambda: at_work(home/'shared', 3), process)
-    with pytest.raises(BuildError, match='another build'): build_shards(clips, home/'shared', CUT, per_shard=4)
+    with pytest.raises(BuildError, match='another build'):
+        build_shards(clips, home/'shared', CUT, per_shard=4)
     process.kill()
     ends(process)
-    assert build_shards(clips, home/'shared', CUT, per_shard=4, seconds_per_clip=5)['kinds'] == {'no such file':1, 'takes longer than # s':1}
+    assert build_shards(clips, home/'shared', CUT, per_shard=4, seconds_per_clip=5)['kinds'] == {
+        'no such file':1, 'takes longer than # s':1}
 
 
 def test_ctrl_c_is_quick(home):
@@ -146,8 +155,10 @@ def test_ctrl_c_is_quick(home):
 
 def test_a_script_without_main_guard_is_told(home):
     (home/'bare.py').write_text(BUILD.replace("if __name__ == '__main__':", 'if True:'))
-    done = subprocess.run([sys.executable, str(home/'bare.py'), str(home/'clips.jsonl'), str(home/'bare'), '2'], env=ENV, capture_output=True, text=True, timeout=240)
-    assert done.returncode and "__name__=='__main__'" in [l for l in done.stderr.splitlines() if l.startswith('build: ')][-1], done.stderr[-2000:]
+    done = subprocess.run([sys.executable, str(home/'bare.py'), str(home/'clips.jsonl'), str(home/'bare'),
+        '2'], env=ENV, capture_output=True, text=True, timeout=240)
+    assert done.returncode and "__name__=='__main__'" in [l for l in done.stderr.splitlines()
+        if l.startswith('build: ')][-1], done.stderr[-2000:]
 
 
 def test_ray_gives_the_same_bytes(home):
@@ -164,15 +175,22 @@ def test_ray_gives_the_same_bytes(home):
 def test_the_command_and_the_script_build_alike(home, tmp_path):
     "One table of captions, two ways in; and a mistake is one line."
     films = [json.loads(l)['media'][0]['path'] for l in (home/'clips.jsonl').read_text().splitlines()[:8]]
-    (tmp_path/'captions.csv').write_text('video,caption\n' + ''.join(f'{Path(f).name},"film, number {i}"\n' for i, f in enumerate(films)))
-    words = [str(tmp_path/'captions.csv'), '--media', str(home/'films'), '--size', '40', '--per-shard', '4', '--tokenizer', 'tiny']
-    done = subprocess.run([sys.executable, str(ROOT/'scripts'/'precompute.py'), words[0], str(tmp_path/'script'), *words[1:], '--workers', '2'], env=ENV, capture_output=True, text=True, timeout=240)
+    (tmp_path/'captions.csv').write_text('video,caption\n' + ''.join(f'{Path(f).name},"film, number {i}"\n'
+        for i, f in enumerate(films)))
+    words = [str(tmp_path/'captions.csv'), '--media', str(home/'films'), '--size', '40', '--per-shard', '4',
+        '--tokenizer', 'tiny']
+    done = subprocess.run([sys.executable, str(ROOT/'scripts'/'precompute.py'), words[0],
+        str(tmp_path/'script'), *words[1:], '--workers', '2'], env=ENV, capture_output=True, text=True,
+        timeout=240)
     assert done.returncode == 0 and '8 samples' in done.stdout, done.stderr[-2000:]
-    from fvlm.data import data_options, run_data
+    from fvlm.data_commands import data_options, run_data
     from argparse import ArgumentParser
     data_options(parser := ArgumentParser())
-    assert run_data(parser.parse_args(['build', words[0], str(tmp_path/'command'), *words[1:], '--workers', '0'])) == 0
+    assert run_data(parser.parse_args(['build', words[0], str(tmp_path/'command'), *words[1:], '--workers',
+        '0'])) == 0
     same_build(tmp_path/'script', tmp_path/'command')
     assert len(Shards(tmp_path/'script', '')) == 8
-    done = subprocess.run([sys.executable, str(ROOT/'scripts'/'precompute.py'), str(tmp_path/'none.csv'), str(tmp_path/'x')], env=ENV, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 2 and done.stderr.startswith('precompute: ') and done.stderr.count('\n') == 1, done.stderr[-2000:]
+    done = subprocess.run([sys.executable, str(ROOT/'scripts'/'precompute.py'), str(tmp_path/'none.csv'),
+        str(tmp_path/'x')], env=ENV, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 2 and done.stderr.startswith('precompute: ') and done.stderr.count(
+        '\n') == 1, done.stderr[-2000:]

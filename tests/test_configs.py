@@ -2,7 +2,7 @@
 from pathlib import Path
 import pytest
 
-from fvlm.ablations import ALONG, ASKED, ablations, transfer
+from fvlm.experiments.ablations import ALONG, ASKED, ablations, transfer
 from fvlm.config import ConfigError, diff_configs, load_config, read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]/'configs'
@@ -12,8 +12,8 @@ STAGES = [f for f in REAL if Path(f).stem.startswith('stage')]
 DECLARED = {  # run -> what it changes, and to what
     'F1':{'model.frozen':['vision', 'language']}, 'F2':{'model.frozen':['language']}, 'LR1':{},
     'LR2':{'train.lr.connector':1e-3}, 'LR3':{'train.lr.connector':3e-5}, 'LR4':{'train.lr.connector':1e-5},
-    'A1':{'model.read':'shallow'}, 'A6':{'model.train_mode':'coarse'},
-    'B1':{'model.read':'grid', 'model.tokens_per_frame':16, 'model.train_mode':'coarse'},
+    'A1':{'model.pooler':'shallow'}, 'A6':{'model.train_mode':'coarse'},
+    'B1':{'model.pooler':'grid', 'model.tokens_per_frame':16, 'model.train_mode':'coarse'},
     'A8a':{'data.image_frames':1}, 'A8b':{'data.image_frames':16},
     'D1':{'data.mix':['openvid=27.5', 'webvid=27.5', 'cauldron=30', 'smoltalk=15'], 'data.text_share':0.15}}
 
@@ -27,10 +27,12 @@ def test_it_loads_and_says_what_it_is(name):
     assert comment(name).startswith('# '), f'{name}: the first line is no comment'
 
 def test_names_and_folders_are_unique():
-    runs = [load(f) for f in FILES if Path(f).stem not in ('base', 'common', 'baseline') and f != 'ablations/tiny.yaml']
+    runs = [load(f) for f in FILES if Path(f).stem not in ('base', 'common', 'baseline')
+        and f != 'ablations/tiny.yaml']
     for what in ('name', 'out'):
         seen = [getattr(c, what) for c in runs]
-        assert len(set(seen)) == len(seen), f'{what} twice: {sorted(x for x in set(seen) if seen.count(x) > 1)}'
+        assert len(set(seen)) == len(
+            seen), f'{what} twice: {sorted(x for x in set(seen) if seen.count(x) > 1)}'
 
 @pytest.mark.parametrize('name', STAGES)
 def test_stages(name):
@@ -51,13 +53,16 @@ def test_the_connector_is_ten_times_as_fast(name):
 def test_the_baseline():
     cfg = load('ablations/baseline.yaml')
     assert cfg.train.steps*cfg.train.batch_size == 300_000
-    assert (cfg.model.language.split('-')[-2], cfg.data.order, cfg.train.schedule, cfg.train.warmup) == ('135M', 'mixed', 'cosine', 0.05)
-    assert (cfg.log.project, cfg.train.lr.connector, cfg.model.read, cfg.model.train_mode) == ('foveated-vlm-ablations', 1e-4, 'deep', 'fine')
+    assert (cfg.model.language.split('-')[-2], cfg.data.order, cfg.train.schedule, cfg.train.warmup) == (
+        '135M', 'mixed', 'cosine', 0.05)
+    assert (cfg.log.project, cfg.train.lr.connector, cfg.model.pooler, cfg.model.train_mode) == (
+        'foveated-vlm-ablations', 1e-4, 'deep', 'fine')
     sources = {Path(s.strip()).name for s in cfg.data.shards.split(',')}
     assert sources == {'openvid', 'webvid', 'cauldron', 'smoltalk'}
 
 def test_each_ablation_changes_its_declared_thing_alone():
-    found = {name:{k:new for k, (_, new) in d.items()} for name, (_, d) in ablations(ROOT/'ablations').items()}
+    found = {name:{k:new for k, (_, new) in d.items()} for name, (_, d) in ablations(ROOT/'ablations').items(
+        )}
     assert found == DECLARED
     assert set(found) == set(ASKED)
 
@@ -76,7 +81,8 @@ def test_an_ablation_fits_the_tiny_world(name):
 def test_a_second_change_is_refused(tmp_path):
     for p in [ROOT/'base.yaml', *(ROOT/'ablations').glob('*.yaml')]:
         to = tmp_path/p.relative_to(ROOT)
-        to.parent.mkdir(exist_ok=True); to.write_bytes(p.read_bytes())
+        to.parent.mkdir(exist_ok=True)
+        to.write_bytes(p.read_bytes())
     (tmp_path/'tiny').mkdir()
     spoilt = tmp_path/'ablations'/'lr2.yaml'
     spoilt.write_text(spoilt.read_text(encoding='utf-8')+'data: {order: video_first}\n')

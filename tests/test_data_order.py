@@ -2,12 +2,12 @@
 import json
 from itertools import product
 import numpy as np, pytest, torch
-from fvlm.backbones import tiny_tokenizer
+from fvlm.world.backbones import tiny_tokenizer
 from fvlm.config import DataConfig
-from fvlm.loader import train_batches
-from fvlm.plan import Plan
-from fvlm.scenes import World, make_scene, render
-from fvlm.shards import Cut, Shards, clips_of, fingerprint, index_shard, write_index, write_shard
+from fvlm.data.loader import train_batches
+from fvlm.data.plan import Plan
+from fvlm.world.scenes import World, make_scene, render
+from fvlm.data.shards import FrameSpec, Shards, clips_of, fingerprint, index_shard, write_index, write_shard
 
 TOKENIZER, DATA, B = tiny_tokenizer(), DataConfig(max_tokens=128), 8
 
@@ -16,28 +16,36 @@ TOKENIZER, DATA, B = tiny_tokenizer(), DataConfig(max_tokens=128), 8
 def shards(tmp_path_factory):
     "Films with four questions each, and some text, in three shards."
     home = tmp_path_factory.mktemp('order')
-    clips = [c for i in range(12) for c in clips_of(render(make_scene('lookup', i, World(glyphs=4)), home/'films'), home/'films')]
-    clips += [dict(key=f't{i}', source='talk', media=[], chats=[dict(key=f't{i}', messages=[dict(role='user', content=f'say {i} '*(i % 5+1)), dict(role='assistant', content=str(i))])]) for i in range(17)]
-    for i in range(3): write_shard(home/f'{i:05d}.tar', clips[i::3], Cut(40))
-    write_index(home, ((p.name, index_shard(p, TOKENIZER)) for p in sorted(home.glob('*.tar'))), tokenizer=fingerprint(TOKENIZER))
+    clips = [c for i in range(12) for c in clips_of(render(make_scene('lookup', i, World(glyphs=4)),
+        home/'films'), home/'films')]
+    clips += [dict(key=f't{i}', source='talk', media=[],
+        chats=[dict(key=f't{i}', messages=[dict(role='user', content=f'say {i} '*(i % 5+1)),
+        dict(role='assistant', content=str(i))])]) for i in range(17)]
+    for i in range(3): write_shard(home/f'{i:05d}.tar', clips[i::3], FrameSpec(40))
+    write_index(home, ((p.name, index_shard(p, TOKENIZER)) for p in sorted(home.glob('*.tar'))),
+        tokenizer=fingerprint(TOKENIZER))
     return Shards(home, '')
 
 
 def plan(shards, **how):
-    return Plan(shards.lengths(), shards.column('frames'), shards.column('source'), shards.names['sources'], batch_size=B, seed=3, **{'window': 0, **how})
+    return Plan(shards.lengths(), shards.column('frames'), shards.column('source'), shards.names['sources'],
+        batch_size=B, seed=3, **{'window': 0, **how})
 
 def read(shards, plan, workers=0, ranks=1, start=0, stop=10):
     "Keys of each update, over all ranks."
     updates = [[] for _ in range(start, stop)]
     for rank in range(ranks):
         step = 0
-        for b in train_batches(shards, plan, TOKENIZER, DATA, start=start, stop=stop, workers=workers, rank=rank, ranks=ranks):
-            updates[step] += [m['key'] for m in b['meta']]; step += b['last']
+        for b in train_batches(shards, plan, TOKENIZER, DATA, start=start, stop=stop, workers=workers,
+                rank=rank, ranks=ranks):
+            updates[step] += [m['key'] for m in b['meta']]
+            step += b['last']
         assert step == stop-start
     return [sorted(u) for u in updates]
 
 
-@pytest.mark.parametrize('how', [dict(), dict(window=32, chunk=4, token_budget=130, frame_budget=9), dict(window=32, chunk=4, text_share=.25, micro_batch=3)], ids=['plain', 'budgets', 'text'])
+@pytest.mark.parametrize('how', [dict(), dict(window=32, chunk=4, token_budget=130, frame_budget=9),
+    dict(window=32, chunk=4, text_share=.25, micro_batch=3)], ids=['plain', 'budgets', 'text'])
 def test_each_sample_once_and_in_the_same_update(shards, how):
     reference = read(shards, plan(shards, **how))
     for workers, ranks in product((0, 1, 2, 4), (1, 2, 4)):
@@ -46,7 +54,8 @@ def test_each_sample_once_and_in_the_same_update(shards, how):
         everything = sorted(shards[i]['row']['key'] for i in range(len(shards)))
         assert len(everything) == 65
         line = plan(shards, **how).samples(np.arange(3*65))
-        for epoch in range(3): assert sorted(shards[i]['row']['key'] for i in line[epoch*65:(epoch+1)*65]) == everything
+        for epoch in range(3):
+            assert sorted(shards[i]['row']['key'] for i in line[epoch*65:(epoch+1)*65]) == everything
 
 
 def test_the_next_batch_after_any_step(shards):

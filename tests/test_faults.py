@@ -4,7 +4,8 @@ import pytest
 import fvlm.hostile
 from fvlm.faults import DRILLS, QUICK, in_order, run_drill
 
-ELSEWHERE = {'F6', 'F7', 'F8', 'F16', 'F18', 'F19', 'F20', 'F22'}  # notebook 18e does these, and tests/test_data_order.py
+# notebook 18e does these, and tests/test_data_order.py
+ELSEWHERE = {'F6', 'F7', 'F8', 'F16', 'F18', 'F19', 'F20', 'F22'}
 LONG = {'F1', 'F3', 'F14', 'F21'}  # tests/test_processes.py kills a run too; FVLM_ALL=1 does all here
 HERE = [id for id in in_order(DRILLS) if id not in ELSEWHERE | LONG or os.environ.get('FVLM_ALL')]
 

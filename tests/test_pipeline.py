@@ -2,10 +2,10 @@
 import fcntl, json, os, signal, subprocess, sys, time
 from pathlib import Path
 import pytest
-from fvlm.backbones import tiny_llm, tiny_vit
-from fvlm.model import load_tokenizer
-from fvlm.pipeline import AGAIN
-from fvlm.recipe import read_recipe, show_plan, stage_configs, steps_of
+from fvlm.world.backbones import tiny_llm, tiny_vit
+from fvlm.model.foveated import load_tokenizer
+from fvlm.experiments.pipeline import AGAIN
+from fvlm.experiments.recipe import read_recipe, show_plan, stage_configs, steps_of
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHES = ('TMPDIR XDG_CACHE_HOME PIP_CACHE_DIR HF_HOME TORCH_HOME TORCHINDUCTOR_CACHE_DIR TRITON_CACHE_DIR CUDA_CACHE_PATH WANDB_DIR WANDB_CACHE_DIR '
@@ -33,15 +33,22 @@ evaluate: {samples: 8, modes: [coarse, fine]}
 def home(tmp_path_factory):
     "A recipe, untrained backbones, an empty home folder, and an environment whose Python tells its variables."
     home = tmp_path_factory.mktemp('pipe')
-    for i in (1, 2, 3): (home/f'stage{i}.yaml').write_text(STAGE.format(name=f'stage{i}', i=i, init=', init: none' if i > 1 else ''))
+    for i in (1, 2, 3):
+        (home/f'stage{i}.yaml').write_text(STAGE.format(name=f'stage{i}', i=i, init=', init: none' if i > 1
+            else ''))
     (home/'recipe.yaml').write_text(RECIPE)
     eye, llm = (home/'run'/'world'/'backbones'/n for n in ('vision', 'language'))
     tokenizer = load_tokenizer('tiny')
-    tiny_vit().save_pretrained(eye); tiny_llm(len(tokenizer)).save_pretrained(llm); tokenizer.save_pretrained(llm)
+    tiny_vit().save_pretrained(eye)
+    tiny_llm(len(tokenizer)).save_pretrained(llm)
+    tokenizer.save_pretrained(llm)
     python = home/'venv'/'bin'/'python'
-    python.parent.mkdir(parents=True); (home/'home').mkdir()
-    python.write_text(f'#!/bin/sh\nenv >{home}/variables\nexec {sys.executable} "$@"\n'); python.chmod(0o755)
-    stamp = subprocess.run('{ pwd; cat settings.ini constraints.txt setup.py; } | cksum', shell=True, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    python.parent.mkdir(parents=True)
+    (home/'home').mkdir()
+    python.write_text(f'#!/bin/sh\nenv >{home}/variables\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    stamp = subprocess.run('{ pwd; cat settings.ini constraints.txt setup.py; } | cksum', shell=True,
+        cwd=ROOT, capture_output=True, text=True, check=True).stdout
     (home/'venv'/'.fvlm-stamp').write_text(stamp)
     return home
 
@@ -49,8 +56,10 @@ def home(tmp_path_factory):
 def start(home, *words):
     "The command as a person gives it, with one variable for all caches."
     kept = {k:v for k,v in os.environ.items() if k not in CACHES}
-    env = {**kept, 'HOME':str(home/'home'), 'FVLM_CACHE':str(home/'cache'), 'FVLM_VENV':str(home/'venv'), 'OMP_NUM_THREADS':'1', 'FVLM_QUIET':'1', 'PYTHONPATH':str(ROOT)}
-    return subprocess.Popen(['bash', str(ROOT/'scripts'/'pipeline.sh'), 'recipe.yaml', *words], cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    env = {**kept, 'HOME':str(home/'home'), 'FVLM_CACHE':str(home/'cache'), 'FVLM_VENV':str(home/'venv'),
+        'OMP_NUM_THREADS':'1', 'FVLM_QUIET':'1', 'PYTHONPATH':str(ROOT)}
+    return subprocess.Popen(['bash', str(ROOT/'scripts'/'pipeline.sh'), 'recipe.yaml', *words], cwd=home,
+        env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
 def ends(process, timeout=1200):
     said = process.communicate(timeout=timeout)[0]
@@ -63,8 +72,11 @@ def until(happens, process=None, timeout=900):
         assert time.time() < stop, 'it never happened'
         time.sleep(.02)
 
-def rows(home, stage): return len(p.read_text().splitlines()) if (p := home/'run'/stage/'metrics.jsonl').is_file() else 0
-def stamps(home): return {p.relative_to(home).as_posix():p.stat().st_mtime_ns for p in [home/'run/world/report.json', home/'run/shards/lookup/report.json', home/'run/stage1/summary.json']}
+def rows(home, stage):
+    return len(p.read_text().splitlines()) if (p := home/'run'/stage/'metrics.jsonl').is_file() else 0
+def stamps(home):
+    return {p.relative_to(home).as_posix():p.stat().st_mtime_ns for p in [home/'run/world/report.json',
+        home/'run/shards/lookup/report.json', home/'run/stage1/summary.json']}
 
 def is_free(home):
     "Does nobody hold the lock: neither the pipeline nor its step?"
@@ -80,9 +92,11 @@ def test_the_recipes_of_the_repository(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe = read_recipe(ROOT/'configs'/name, ['out=run', 'shards=tars'])
     configs = [c for _, _, c in stage_configs(recipe).values()]
-    assert [c.stage for c in configs] == [1, 2, 3] and [c.model.init for c in configs] == ['', 'run/stage1/model', 'run/stage2/model']
+    assert [c.stage for c in configs] == [1, 2, 3] and [c.model.init for c in configs] == ['',
+        'run/stage1/model', 'run/stage2/model']
     assert all(f.strip().startswith('tars/') for c in configs for f in c.data.shards.split(','))
-    assert show_plan(recipe, steps := steps_of(recipe)).count('to do') == len(steps) and list(tmp_path.iterdir()) == []
+    assert show_plan(recipe, steps := steps_of(recipe)).count('to do') == len(steps) and list(
+        tmp_path.iterdir()) == []
 
 
 def test_stopped_killed_and_finished(home):
@@ -91,7 +105,8 @@ def test_stopped_killed_and_finished(home):
     os.kill(process.pid, signal.SIGTERM)
     code, said = ends(process)
     assert code == AGAIN and 'pipeline: stage2 was stopped; the same command goes on' in said, said[-3000:]
-    assert not (home/'run/stage2/summary.json').exists() and not (home/'run/stage3').exists(), 'a stage began behind one that was stopped'
+    assert not (home/'run/stage2/summary.json').exists() and not (home/'run/stage3').exists(
+        ), 'a stage began behind one that was stopped'
     first, seen = stamps(home), rows(home, 'stage2')
 
     process = start(home)
@@ -110,7 +125,8 @@ def test_stopped_killed_and_finished(home):
     config = json.loads((home/'run/stage3/summary.json').read_text())['config']
     assert config['model']['init'] == 'run/stage2/model' and config['data']['shards'] == 'run/shards/lookup'
     found = json.loads((home/'run/evaluation.json').read_text())
-    assert [(r['mode'], r['n']) for r in found['results']] == [('coarse', 8), ('fine', 8)] and found['info']['cpu'] and found['paired'][0]['n'] == 8
+    assert [(r['mode'], r['n']) for r in found['results']] == [('coarse', 8), ('fine', 8)] and found['info'][
+        'cpu'] and found['paired'][0]['n'] == 8
     page = (home/'run/report.html').read_text()
     assert 'fine against coarse' in page and page.count('data:image/png') == 1 and 'What it took' in page
 

@@ -13,13 +13,13 @@ def shown(**data): return dict(output_type='display_data', metadata={}, data={k.
 
 
 NB = dict(nbformat=4, nbformat_minor=5, metadata={}, cells=[
-    md('# Title\n\n> One line.\n\n[model](07_model.ipynb#law) ![a](images/x.png) [web](https://a.b/c.ipynb) [here](#title) [law](../LICENSE) <img src="images/y.png">'),
-    md('```md\n[kept](07_model.ipynb)\n```'),
+    md('# Title\n\n> One line.\n\n[model](2_model/04_foveated.ipynb#law) ![a](images/x.png) [web](https://a.b/c.ipynb) [here](#title) [law](../LICENSE) <img src="images/y.png">'),
+    md('```md\n[kept](2_model/04_foveated.ipynb)\n```'),
     code('#| hide\nsecret = 1', shown(text_plain='hidden output')),
     code('#| echo: false\nfigure()', shown(text_plain='<Figure>', image_png=base64.b64encode(PNG).decode()), id='fig'),
     code('#| eval: false\n1+1', dict(output_type='execute_result', execution_count=None, metadata={}, data={'text/plain':['2']})),
     code('print("```")', dict(output_type='stream', name='stdout', text=['```\n'])),
-    code('table', shown(text_plain='raw', text_markdown='| a |\n|---|\n| [q](06_query.ipynb) |')),
+    code('table', shown(text_plain='raw', text_markdown='| a |\n|---|\n| [q](2_model/02_query.ipynb) |')),
     dict(cell_type='raw', id='r', metadata={}, source='---\nskip_exec: true\n---'),
 ])
 
@@ -27,10 +27,10 @@ WANT = '''# Title
 
 > One line.
 
-[model](nbs/07_model.ipynb#law) ![a](nbs/images/x.png) [web](https://a.b/c.ipynb) [here](#title) [law](LICENSE) <img src="nbs/images/y.png">
+[model](nbs/2_model/04_foveated.ipynb#law) ![a](nbs/images/x.png) [web](https://a.b/c.ipynb) [here](#title) [law](LICENSE) <img src="nbs/images/y.png">
 
 ```md
-[kept](07_model.ipynb)
+[kept](2_model/04_foveated.ipynb)
 ```
 
 ![](nbs/images/index-fig-0.png)
@@ -57,7 +57,7 @@ table
 
 | a |
 |---|
-| [q](nbs/06_query.ipynb) |
+| [q](nbs/2_model/02_query.ipynb) |
 '''
 
 
