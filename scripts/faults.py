@@ -9,8 +9,8 @@ One that fails does not stop the others. Then execute nbs/7_results/03_faults_re
 import argparse, sys
 from pathlib import Path
 
-import fvlm.hostile
-from fvlm.faults import DRILLS, FULL, QUICK, run_drills
+import drills.inputs
+from drills.runs import DRILLS, FULL, QUICK, run_drills
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,8 +1,8 @@
 """The fault drills in a small size: what a long run meets, done on purpose. `scripts/faults.py` does them in full."""
 import os
 import pytest
-import fvlm.hostile
-from fvlm.faults import DRILLS, QUICK, in_order, run_drill
+import drills.inputs
+from drills.runs import DRILLS, QUICK, in_order, run_drill
 
 # notebook 18e does these, and tests/test_data_order.py
 ELSEWHERE = {'F6', 'F7', 'F8', 'F16', 'F18', 'F19', 'F20', 'F22'}
