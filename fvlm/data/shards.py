@@ -22,6 +22,7 @@ from PIL import Image
 from .chat import ChatError, encode_chat, text_ids
 from ..config import write_atomic
 from .sampling import VideoError, load_clip
+from .sources import walk_tar
 
 # %% ../../nbs/1_data/04_shards.ipynb #f0ca24f6
 def clips_of(
@@ -228,10 +229,9 @@ def read_members(
 )->dict: # ending to bytes
     "The files of a clip."
     files = {}
-    with tarfile.open(fileobj=io.BytesIO(data+bytes(1024)), mode='r:') as tar:
-        for m in tar:
-            files[safe_member(m, where)[1]] = data[m.offset_data:m.offset_data+m.size]
-            if len(files)>MAX_MEMBERS: raise ShardError(f'{where}: more than {MAX_MEMBERS} files in one clip')
+    for m in walk_tar(io.BytesIO(data+bytes(1024))):
+        files[safe_member(m, where)[1]] = data[m.offset_data:m.offset_data+m.size]
+        if len(files)>MAX_MEMBERS: raise ShardError(f'{where}: more than {MAX_MEMBERS} files in one clip')
     return files
 
 # %% ../../nbs/1_data/04_shards.ipynb #5af27074
@@ -295,11 +295,8 @@ def index_shard(
     "Where every sample of a shard lies."
     rows, entries, path = [], [], Path(path)
     try:
-        with tarfile.open(path, 'r:') as tar:
-            for m in tar: entries.append((*safe_member(m, str(path)), m.offset, m.offset_data, m.size))
-            if tar.fileobj.seek(0, 2)<tar.offset: raise tarfile.ReadError('unexpected end of data')
-            tar.fileobj.seek(tar.offset)
-            if any(tar.fileobj.read(1_000_000)): raise tarfile.ReadError('a damaged header')
+        with path.open('rb') as file:
+            for m in walk_tar(file): entries.append((*safe_member(m, str(path)), m.offset, m.offset_data, m.size))
     except (tarfile.TarError, OSError, ShardError) as e:
         why = f'{path}: not a readable shard ({e}); build it again'
         if bad is None: raise ShardError(why) from None

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LIMITS', 'SPLIT_NAMES', 'TABLES', 'UNREADABLE', 'SOURCES', 'BRIEF', 'DETAIL', 'WEBVID', 'SPEAKERS', 'MEDIA', 'IMAGES',
            'VIDEOS', 'SourceError', 'check_clip', 'Record', 'files_of', 'table_records', 'Source', 'ask', 'webvid',
-           'openvid', 'conversation', 'sharegpt4video', 'cauldron', 'rlaif_v', 'smoltalk', 'plain', 'tar_records',
-           'tars', 'guess_kind', 'clips_from']
+           'openvid', 'conversation', 'sharegpt4video', 'cauldron', 'rlaif_v', 'smoltalk', 'plain', 'walk_tar',
+           'tar_records', 'tars', 'guess_kind', 'clips_from']
 
 # %% ../../nbs/1_data/03_sources.ipynb #461b5c87
 import csv, glob, gzip, hashlib, json, os, re, tarfile, zlib
@@ -513,18 +513,40 @@ SOURCES['plain'] = Source('plain', plain, 'your own data',
 # %% ../../nbs/1_data/03_sources.ipynb #fd52ac2b
 IMAGES, VIDEOS = ('jpg','jpeg','png','webp'), ('mp4','webm','mkv','mov','avi') # endings
 
+# %% ../../nbs/1_data/03_sources.ipynb #cf4cfc52
+def walk_tar(
+    file, # an uncompressed tar, opened for reading bytes; seekable
+)->Iterator[tarfile.TarInfo]: # name, size, `offset` (of the header), `offset_data`; `isreg()`, `issparse()`
+    """The members of a tar in order, from their headers alone; nothing is extracted.
+
+    Members may be links, devices or sparse files, and names may lead anywhere: the caller checks them. A
+    member's bytes are `file.seek(m.offset_data)` and `file.read(m.size)`. Only the last member may be cut short.
+    After the last readable member a damaged or truncated tar raises `tarfile.TarError`, for any kind of damage.
+    """
+    try:
+        with tarfile.open(fileobj=file, mode='r:') as tar:
+            yield from tar
+            end = tar.offset
+    except (tarfile.TarError, OSError): raise
+    except Exception as e: raise tarfile.ReadError(f'a damaged header ({type(e).__name__}: {e})') from None
+    size = file.seek(0, os.SEEK_END)
+    file.seek(end)
+    mark = file.read(tarfile.BLOCKSIZE)
+    if any(mark): raise tarfile.ReadError(f'a damaged header at byte {end:,} of {size:,}')
+    if len(mark)<tarfile.BLOCKSIZE: raise tarfile.ReadError(f'its end is missing after byte {size:,}')
+    while block:=file.read(1<<20):
+        if any(block): raise tarfile.ReadError(f'files behind its end mark at byte {end:,}, which readers pass over')
+
 # %% ../../nbs/1_data/03_sources.ipynb #4f6fa40a
-def _samples(tar, f): # key -> ending -> member, in order; and what is wrong with the file
+def _samples(file): # key -> ending -> member, in order; and what is wrong with the file
     found, fault, last, apart = {}, None, None, False
     try:
-        for m in tar:
+        for m in walk_tar(file):
             head, slash, base = m.name.removeprefix('./').rpartition('/')
             key, ending = head+slash+base.partition('.')[0], base.partition('.')[2].lower()
             if not m.isreg() or m.issparse(): continue
             apart, last = apart or (key in found and key!=last), key
             found.setdefault(key, {})[ending] = m
-        f.seek(tar.offset)
-        if f.read(tarfile.BLOCKSIZE)!=bytes(tarfile.BLOCKSIZE): fault = 'its end is missing'
     except UNREADABLE as e: fault = str(e)
     for key in [k for k,files in found.items() if re.search(r'_\d{3,}$', k) and not {'json','txt'}&files.keys(
             )]: # frames named KEY_000.jpg
@@ -548,7 +570,7 @@ def _shown(endings): # type of the medium, how it is kept, endings in order; or 
         [frames[n] for n in sorted(frames)])
 
 # %% ../../nbs/1_data/03_sources.ipynb #e092a863
-def _tar_row(tar, key, files): # fields and media of a sample
+def _tar_row(file, key, files): # fields and media of a sample
     if key.startswith('/') or '..' in key.split('/'):
         raise SourceError('its name leads out of the folder; rename it')
     kind, how, endings = _shown(files)
@@ -556,7 +578,8 @@ def _tar_row(tar, key, files): # fields and media of a sample
         limit = LIMITS['video' if ending in VIDEOS else 'image' if ending in endings else 'json']
         if files[ending].size>limit:
             raise SourceError(f'its .{ending} has {files[ending].size:,} bytes; at most {limit>>20} MB are read')
-        return tar.extractfile(files[ending]).read()
+        file.seek(files[ending].offset_data)
+        return file.read(files[ending].size)
     if sum(files[e].size for e in endings)>LIMITS['video']:
         raise SourceError(f"its frames have more than {LIMITS['video']>>20} MB; make them smaller")
     row = _parse(read('json')) if 'json' in files else {}
@@ -576,10 +599,10 @@ def tar_records(
     for file,name in files_of(path, ('.tar',)).items():
         n, place = 0, dict(folder=file.parent, ids=(), source=source)
         try:
-            with open(file, 'rb') as f, tarfile.open(fileobj=f, mode='r:') as tar:
-                found, fault = _samples(tar, f)
+            with open(file, 'rb') as f:
+                found, fault = _samples(f)
                 for n,(key,files) in enumerate(found.items(), 1):
-                    try: row, shown = _tar_row(tar, key, files)
+                    try: row, shown = _tar_row(f, key, files)
                     except SourceError as e: row, shown = e, []
                     yield Record(file, name, n, row, own=key, media=shown, **place)
         except UNREADABLE as e: fault = str(e)
