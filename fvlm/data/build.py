@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['BuildError', 'fault_in', 'kind_of', 'Failures', 'Clock', 'while_cutting', 'cut_clips', 'job_name', 'sweep',
            'sort_out', 'is_done', 'is_mended', 'build_shard', 'in_shards', 'RayPool', 'open_engine', 'run_jobs',
-           'alone_in', 'settle', 'print_of', 'gather', 'build_shards', 'close_build', 'index_folder']
+           'alone_in', 'settle', 'print_of', 'gather', 'build_shards', 'close_build', 'index_folder', 'number_option',
+           'bytes_text', 'build_options']
 
 # %% ../../nbs/1_data/05_build.ipynb #0b6b7d77
-import fcntl, hashlib, json, os, re, signal, threading, time
+import fcntl, hashlib, json, math, os, re, signal, threading, time
 import numpy as np, torch
+from argparse import ArgumentParser, ArgumentTypeError
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
@@ -23,7 +25,7 @@ from .chat import FRAME, special_id
 from ..config import write_atomic
 from .sampling import VideoError
 from .shards import SPLITS, FrameSpec, clip_members, fingerprint, index_shard, write_index, write_shard
-from .sources import SourceError, check_clip
+from .sources import SOURCES, SourceError, check_clip
 
 # %% ../../nbs/1_data/05_build.ipynb #865e79e2
 class BuildError(ValueError):
@@ -479,3 +481,57 @@ def index_folder(
         raise BuildError(f'{folder}: no sample in {len(tars)} tars ({failures}); are they shards of JPEG and JSON?')
     return dict(about, failed=len(failures), kinds=dict(failures.kinds.most_common()),
         failures=failures.first)
+
+# %% ../../nbs/1_data/05_build.ipynb #ca1b2708
+def number_option(
+    kind:type=int, # int or float
+    least:float=1, # smallest value
+    most:float=math.inf, # largest value
+)->Callable: # text -> number; an `ArgumentTypeError` names the range
+    "The type of a number on a command line."
+    def read(text):
+        try: value = kind(text)
+        except ValueError: value = math.nan
+        if math.isfinite(value) and least<=value<=most: return value
+        limits = f'of at least {least:g}' if most==math.inf else f'from {least:g} to {most:g}'
+        raise ArgumentTypeError(f"'{text}' is not a {'whole ' if kind is int else ''}number {limits}")
+    return read
+
+def bytes_text(
+    n:float, # bytes
+)->str: # such as 1.5 GB
+    "A number of bytes for people."
+    return f'{n/1e9:,.1f} GB' if n>=1e9 else f'{n/1e6:,.1f} MB'
+
+# %% ../../nbs/1_data/05_build.ipynb #7e24ac0f
+def build_options(
+    parser:ArgumentParser, # gets the options
+)->None:
+    "The options of a build."
+    add, whole = parser.add_argument, number_option()
+    add('annotations', metavar='ANNOTATIONS',
+        help='a table (csv, tsv, json, jsonl, parquet), a tar, or a folder of them')
+    add('out', metavar='OUT', help='folder of the shards; new, or one that this command has begun')
+    add('--kind', choices=('auto',*SOURCES), default='auto', metavar='KIND',
+        help='format of the annotations (default auto; see fvlm data sources)')
+    add('--media', metavar='DIR', help='folder of the videos and images (default: that of the annotations)')
+    add('--source', metavar='NAME', help='name of the data set (default: from the annotations, or the kind)')
+    add('--size', type=whole, default=224, metavar='N', help='side of a frame in pixels (default 224)')
+    frames = parser.add_mutually_exclusive_group()
+    frames.add_argument('--fps', type=number_option(float, 1e-6), default=1., metavar='F',
+        help='frames per second of a video (default 1)')
+    frames.add_argument('--frames', type=whole, metavar='N', help='frames of each video, whatever its length')
+    add('--cap', type=whole, default=64, metavar='N',
+        help='most frames of a video, spread over its whole length (default 64)')
+    add('--quality', type=number_option(most=95), default=95, metavar='N', help='of the JPEGs (default 95)')
+    add('--per-shard', type=whole, default=1000, metavar='N', help='clips in a shard (default 1000)')
+    add('--workers', type=number_option(least=0), default=0, metavar='N', help='processes (default 0: this one)')
+    add('--engine', choices=('process','ray'), default='process',
+        help='processes on this machine, or a Ray cluster')
+    add('--tokenizer', metavar='NAME', help="the model's, to count tokens: tiny, a folder, or a name on the hub")
+    add('--limit', type=whole, metavar='N', help='only the first N clips, for a trial')
+    add('--max-bad', type=number_option(float, 0, 1), default=.05, metavar='X',
+        help='share of clips that may fail (default 0.05)')
+    add('--retry', action='store_true', help='build shards that had failures again, after mending the clips')
+    add('--skip', action='append', default=[], metavar='KEY',
+        help='leave this clip out, such as one that crashes the decoder')

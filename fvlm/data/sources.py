@@ -6,7 +6,7 @@
 __all__ = ['LIMITS', 'SPLIT_NAMES', 'TABLES', 'UNREADABLE', 'SOURCES', 'BRIEF', 'DETAIL', 'WEBVID', 'SPEAKERS', 'MEDIA', 'IMAGES',
            'VIDEOS', 'SourceError', 'check_clip', 'Record', 'files_of', 'table_records', 'Source', 'ask', 'webvid',
            'openvid', 'conversation', 'sharegpt4video', 'cauldron', 'rlaif_v', 'smoltalk', 'plain', 'walk_tar',
-           'tar_records', 'tars', 'guess_kind', 'clips_from']
+           'tar_records', 'tars', 'guess_kind', 'clips_from', 'records_in']
 
 # %% ../../nbs/1_data/03_sources.ipynb #461b5c87
 import csv, glob, gzip, hashlib, json, os, re, tarfile, zlib
@@ -663,3 +663,21 @@ def clips_from(
     if kind!='auto' and kind not in SOURCES:
         raise SourceError(f"kind is '{kind}'; choose from auto, {', '.join(SOURCES)}")
     return SOURCES[guess_kind(path) if kind=='auto' else kind].read(path, media, source, bad)
+
+# %% ../../nbs/1_data/03_sources.ipynb #d6bb41c9
+def records_in(
+    path:str|Path, # of the annotations
+)->int|None: # number of records, estimated for text; None where it cannot be known
+    "How many records a data set has, without reading it all."
+    total = 0
+    try:
+        for file in files_of(path):
+            kind = file.suffix.lower()
+            if kind=='.parquet': total += parquet.ParquetFile(file).metadata.num_rows
+            elif kind in ('.csv','.tsv','.jsonl'):
+                with open(file, 'rb') as f: start = f.read(1<<20)
+                lines = round(start.count(b'\n')*file.stat().st_size/max(len(start), 1))
+                total += lines-(kind!='.jsonl')
+            else: return None
+    except (SourceError, OSError, pa.ArrowException): return None
+    return total
