@@ -12,7 +12,7 @@ import pandas as pd
 from transformers.utils.logging import disable_progress_bar
 
 from fvlm.config import DataConfig
-from fvlm.data_commands import whole_number
+from fvlm.data.build import number_option
 from fvlm.evaluation.exam import evaluate_model, save_evaluation
 from fvlm.model.foveated import MODES
 from fvlm.data.shards import SPLITS
@@ -25,14 +25,14 @@ def main():
     parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='a .json file')
     parser.add_argument('--split', choices=SPLITS, default='test',
         help='which part of the shards (default test)')
-    parser.add_argument('--samples', type=whole_number, default=1000, metavar='N',
+    parser.add_argument('--samples', type=number_option(), default=1000, metavar='N',
         help='of each folder, at most (default 1000)')
     parser.add_argument('--modes', nargs='+', choices=MODES, default=MODES, help='ways to look (default all)')
     parser.add_argument('--order', choices=['question_first', 'video_first', 'mixed', 'frames_front'],
         default='question_first', help='where the frames stand')
-    parser.add_argument('--image-frames', type=whole_number, default=1, metavar='N',
+    parser.add_argument('--image-frames', type=number_option(), default=1, metavar='N',
         help='for how many frames an image is shown (default 1)')
-    parser.add_argument('--max-tokens', type=whole_number, default=1024, metavar='N',
+    parser.add_argument('--max-tokens', type=number_option(), default=1024, metavar='N',
         help='longest sequence (default 1024)')
     args = parser.parse_args()
     disable_progress_bar()

@@ -8,7 +8,8 @@ It may be stopped at any time, and goes on when it is called again. `python scri
 """
 import argparse, sys
 
-from fvlm.data_commands import build_options, run_build
+from fvlm.cli import run_build
+from fvlm.data.build import build_options
 
 
 def main():

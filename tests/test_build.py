@@ -183,7 +183,7 @@ def test_the_command_and_the_script_build_alike(home, tmp_path):
         str(tmp_path/'script'), *words[1:], '--workers', '2'], env=ENV, capture_output=True, text=True,
         timeout=240)
     assert done.returncode == 0 and '8 samples' in done.stdout, done.stderr[-2000:]
-    from fvlm.data_commands import data_options, run_data
+    from fvlm.cli import data_options, run_data
     from argparse import ArgumentParser
     data_options(parser := ArgumentParser())
     assert run_data(parser.parse_args(['build', words[0], str(tmp_path/'command'), *words[1:], '--workers',
