@@ -10,7 +10,8 @@ from torch import Tensor
 from fvlm.training import checkpoint as checkpoint_module
 from fvlm.training.checkpoint import load_checkpoint
 from fvlm.config import Config, ConfigError, load_config
-from drills.runs import SAVE_EVERY, DrillError, crowd, damaged, drill, part, parts, rows_of, save, settings, shard, talk, tiny_run, until, world_of
+from drills.runs import (SAVE_EVERY, DrillError, damaged, data_parts, drill, log_rows, make_shards, save, settings,
+    shared_world, start_ranks, text_clip, tiny_run, train_rank, wait_for)
 from fvlm.data.loader import Batches, train_batches
 from fvlm.model.foveated import FoveatedVLM, load_tokenizer
 from fvlm.training.distributed import Processes
@@ -38,21 +39,22 @@ def keys_of(
             raise DrillError(f'rank {rank} of {ranks} made {step} updates instead of {stop-start}')
     return [sorted(u) for u in updates]
 
-def leg(
-    home:Path, # gets what they say
+def train_until(
+    home:Path, # gets their output
     cfg:Config, # of the run
     ranks:int, # processes
     stop:int, # kill them when this checkpoint is there
 )->None:
     "A part of a run."
-    lives = crowd(home, ranks, part, cfg)
+    children = start_ranks(home, ranks, train_rank, cfg)
     there = lambda: (Path(cfg.out)/'checkpoints'/f'step-{stop:08d}').is_dir()
-    until(lambda: there() or not any(l.on() for l in lives))
+    wait_for(lambda: there() or not any(l.on() for l in children))
     if stop<cfg.train.steps:
-        for l in lives: l.kill()
-    codes = [l.end() for l in lives]
+        for l in children: l.kill()
+    codes = [l.end() for l in children]
     if not there():
-        raise DrillError(f'{ranks} processes ended with {codes} before update {stop}: {lives[0].words()[-1500:]}')
+        last = children[0].words()[-1500:]
+        raise DrillError(f'{ranks} processes ended with {codes} before update {stop}: {last}')
 
 
 @drill('F6', 'other numbers of processes and workers',
@@ -61,37 +63,38 @@ def leg(
        and f['most_loss_apart']<1e-3,
        'tests/test_data_order.py, tests/test_processes.py::test_one_two_one_processes')
 def change_processes(folder, size):
-    world, steps, losses = world_of(folder), SAVE_EVERY*len(size.legs), {}
-    calm, changing = (settings(world, folder/n, f'train.steps={steps}', 'train.lr.connector=1e-5',
+    world, steps, losses = shared_world(folder), SAVE_EVERY*len(size.legs), {}
+    undisturbed, changing = (settings(world, folder/n, f'train.steps={steps}', 'train.lr.connector=1e-5',
         'train.lr.language=1e-5', 'train.lr.vision=0') for n in ('calm','changing'))
-    order = [keys_of(parts(world), (SAVE_EVERY*i,SAVE_EVERY*(i+1)), ranks, workers) for i,
+    order = [keys_of(data_parts(world), (SAVE_EVERY*i,SAVE_EVERY*(i+1)), ranks, workers) for i,
         (ranks,workers) in enumerate(size.legs)]
-    leg(folder/'calm', calm, 1, steps)
-    for i,(ranks,workers) in enumerate(size.legs, 1): leg(folder/f'leg{i}', changing, ranks, SAVE_EVERY*i)
-    for cfg in (calm, changing):
-        losses[cfg.out] = [r['loss'] for r in rows_of(Path(cfg.out)) if r['event']=='train']
+    train_until(folder/'calm', undisturbed, 1, steps)
+    for i,(ranks,workers) in enumerate(size.legs, 1):
+        train_until(folder/f'leg{i}', changing, ranks, SAVE_EVERY*i)
+    for cfg in (undisturbed, changing):
+        losses[cfg.out] = [r['loss'] for r in log_rows(Path(cfg.out)) if r['event']=='train']
     apart = [abs(x-y) for x,y in zip(*losses.values(), strict=True)]
     return dict(legs=len(size.legs), updates=steps, order_differs=sum(a!=b for a,b in zip(sum(order, []),
-        keys_of(parts(world), (0,steps)))), most_loss_apart=float(f'{max(apart):.3g}'))
+        keys_of(data_parts(world), (0,steps)))), most_loss_apart=float(f'{max(apart):.3g}'))
 
 
-@drill('F7', 'numbers of workers that do not divide',
+@drill('F7', 'numbers of workers that do not divide the shards',
     '72 shards, 1, 2 and 4 processes with up to 6 workers each',
     'in one epoch each sample comes exactly once',
        lambda f: f['once']==f['samples']*f['ways'],
        'tests/test_data_order.py::test_each_sample_once_and_in_the_same_update')
-def cover(folder, size):
-    n, tokenizer = 144, load_tokenizer(world_of(folder)/'language')
-    shards = Shards(shard(folder/'many', [talk(i) for i in range(n)], 72, tokenizer))
+def count_samples(folder, size):
+    n, tokenizer = 144, load_tokenizer(shared_world(folder)/'language')
+    shards = Shards(make_shards(folder/'many', [text_clip(i) for i in range(n)], 72, tokenizer))
     plan = plan_of(settings(folder, folder, 'train.batch_size=8', 'data.text_share=0'), shards, tokenizer)
     ways, once = list(product((1,2,4), size.workers)), 0
     for ranks,workers in ways:
         seen = sum(keys_of((shards,tokenizer,plan), (0,n//8), ranks, workers), [])
-        once += sum(seen.count(f'talk-{i}')==1 for i in range(n))
+        once += sum(seen.count(f'text-{i}')==1 for i in range(n))
     return dict(shards=72, samples=n, ways=len(ways), once=once, share=once/n/len(ways))
 
 
-def alike(a, b): # two batches, to the byte
+def batches_equal(a, b): # two batches, to the byte
     same = lambda x, y: torch.equal(x, y) and x.dtype==y.dtype if torch.is_tensor(x) and torch.is_tensor(
         y) else x==y
     return a.keys()==b.keys() and all(same(a[k], b[k]) for k in a)
@@ -100,16 +103,16 @@ def alike(a, b): # two batches, to the byte
     'the next batch is the same to the byte',
        lambda f: f['same']==f['stops']>0, 'tests/test_data_order.py::test_the_next_batch_after_any_step')
 def stop_anywhere(folder, size):
-    shards, tokenizer, plan = parts(world_of(folder))
+    shards, tokenizer, plan = data_parts(shared_world(folder))
     data, stop = settings(folder, folder).data, size.stops+1
     whole = list(train_batches(shards, plan, tokenizer, data, stop=stop))
     firsts = [0]+[i+1 for i,b in enumerate(whole) if b['last']]
     same = 0
     for step in range(1, stop):
         state = json.loads(json.dumps(plan.state(step)))
-        _, _, again = parts(world_of(folder))
-        b = next(iter(train_batches(shards, again, tokenizer, data, start=again.check(state), stop=stop)))
-        same += alike(b, whole[firsts[step]])
+        _, _, reset = data_parts(shared_world(folder))
+        b = next(iter(train_batches(shards, reset, tokenizer, data, start=reset.check(state), stop=stop)))
+        same += batches_equal(b, whole[firsts[step]])
     return dict(stops=stop-1, micro_batches=len(whole), same=same)
 
 
@@ -143,11 +146,11 @@ HEADERS = dict(
 
 
 @contextmanager
-def within(
+def time_limit(
     seconds:int, # until it is over
 ):
-    "Leave what hangs, with an error that no reader takes for its own."
-    def late(*_): raise DrillError(f'nothing for {seconds} s')
+    "Interrupt what hangs with an error that no library handles."
+    def late(*_): raise DrillError(f'no answer for {seconds} s')
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(seconds)
     try: yield
@@ -162,7 +165,7 @@ def refused(
     "Whether an attempt fails, and how."
     with open(os.devnull, 'w') as quiet, mock.patch('sys.stdout', quiet), mock.patch('sys.stderr', quiet):
         try:
-            with within(8): attempt()
+            with time_limit(8): attempt()
         except DrillError: return ''
         except Exception as e:
             return 'clear' if isinstance(e, (ValueError,FileNotFoundError)) and '\n' not in str(e).strip(
@@ -170,7 +173,7 @@ def refused(
     return ''
 
 
-def forged(
+def forged_checkpoint(
     folder:Path, # a good checkpoint
     name:str, # of a file in it
     data:bytes, # its new content
@@ -184,11 +187,11 @@ def forged(
             checkpoint_module._seal(folder)
         return refused(lambda: load(folder), folder.name, name)
 
-def readers(
+def everything_read(
     home:Path, # for files
     world:Path, # from `make_world`
 )->Iterator[tuple]: # folder, name of a file in it, what reads the folder
-    "Everything that reads a file of somebody else."
+    "Everything that reads a file from outside."
     run = tiny_run(world)
     at = save(home/'run', run, 1, 1)
     for name in ('model.safetensors','optimizer.safetensors','rng.safetensors','trainer.json',
@@ -204,91 +207,98 @@ def readers(
     for name in ('index.json','index.npy'): yield home/'shards', name, Shards
 
 
-@drill('F16', 'a program where data should be',
-    'pickles in the place of every file that is read, with a manifest that fits; safetensors headers that lie', 'refused, and nothing is executed',
+@drill('F16', 'a program in place of data',
+    'pickles in the place of every file that is read, with a manifest that fits; false safetensors headers',
+    'refused, and nothing is executed',
        lambda f: f['refused']==f['files'] and f['executed']==0,
        'tests/test_bad_data.py, tests/test_repo.py::test_no_dangerous_calls')
 def hostile_files(folder, size):
-    canary, world, found = folder/'canary', world_of(folder), {}
-    for place,name,read in readers(folder, world):
+    canary, world, results = folder/'canary', shared_world(folder), {}
+    for place,name,read in everything_read(folder, world):
         kinds = payload(canary) | (HEADERS if name.endswith('.safetensors') else {})
         for kind,data in kinds.items():
-            if (place/'manifest.json').exists(): found[place.name,name,kind] = forged(place, name, data, read)
+            if (place/'manifest.json').exists():
+                results[place.name,name,kind] = forged_checkpoint(place, name, data, read)
             else:
                 with damaged(place/name, lambda _: data):
-                    found[place.name,name,kind] = refused(lambda: read(place), place.name, name)
+                    results[place.name,name,kind] = refused(lambda: read(place), place.name, name)
     for kind in ('vision','language'): # weights that are a pickle, and no others
         place = folder/kind
         (place/'model.safetensors').unlink()
         (place/'pytorch_model.bin').write_bytes(payload(canary)['torch'])
         pair = [str(place if kind==k else world/k) for k in ('vision','language')]
-        found[kind,'pytorch_model.bin','torch'] = refused(lambda: FoveatedVLM.from_backbones(*pair), kind)
-    return dict(files=len(found), refused=sum(map(bool, found.values())),
-        in_one_line=sum(v=='clear' for v in found.values()), executed=int(canary.exists()))
+        results[kind,'pytorch_model.bin','torch'] = refused(lambda: FoveatedVLM.from_backbones(*pair), kind)
+    return dict(files=len(results), refused=sum(map(bool, results.values())),
+        in_one_line=sum(v=='clear' for v in results.values()), executed=int(canary.exists()))
 
 
-def lists(
-    film:Path, # that is named
+def playlists(
+    video:Path, # the video that they name
     port:str, # of a server on this machine
 )->dict[str,str]: # kind -> content of a file called .mp4
-    "Playlists, scripts and session descriptions that name a film."
+    "Playlists, scripts and session descriptions that name a video."
     hls = lambda *what: '#EXTM3U\n#EXT-X-TARGETDURATION:1\n'+''.join(f'{w}\n'
         for w in what)+'#EXT-X-ENDLIST\n'
-    web, local = f'http://127.0.0.1:{port}/film.mp4', f'file://{film}'
-    dash = f'<?xml version="1.0"?><MPD type="static" mediaPresentationDuration="PT1S"><Period><AdaptationSet><Representation id="0" bandwidth="1"><BaseURL>{local}</BaseURL></Representation></AdaptationSet></Period></MPD>'
-    return dict(hls=hls('#EXTINF:1,', film.name), hls_file=hls('#EXTINF:1,', local), hls_web=hls('#EXTINF:1,',
-        web), hls_key=hls(f'#EXT-X-KEY:METHOD=AES-128,URI="{web}"', '#EXTINF:1,', film.name),
+    web, local = f'http://127.0.0.1:{port}/video.mp4', f'file://{video}'
+    dash = ('<?xml version="1.0"?><MPD type="static" mediaPresentationDuration="PT1S"><Period><AdaptationSet>'
+        f'<Representation id="0" bandwidth="1"><BaseURL>{local}</BaseURL></Representation></AdaptationSet>'
+        '</Period></MPD>')
+    sdp = (f'v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=video {port} RTP/AVP 96\n'
+        'a=rtpmap:96 H264/90000\n')
+    return dict(hls=hls('#EXTINF:1,', video.name), hls_file=hls('#EXTINF:1,', local),
+        hls_web=hls('#EXTINF:1,', web), hls_key=hls(f'#EXT-X-KEY:METHOD=AES-128,URI="{web}"', '#EXTINF:1,', video.name),
         hls_master=f'#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n{web}\n',
-        concat=f"ffconcat version 1.0\nfile '{film.name}'\n",
-        concat_file=f"ffconcat version 1.0\nfile '{film}'\n", dash=dash,
-        sdp=f'v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=video {port} RTP/AVP 96\na=rtpmap:96 H264/90000\n', subtitles='1\n00:00:00,000 --> 00:00:01,000\nhello\n')
+        concat=f"ffconcat version 1.0\nfile '{video.name}'\n",
+        concat_file=f"ffconcat version 1.0\nfile '{video}'\n", dash=dash,
+        sdp=sdp, subtitles='1\n00:00:00,000 --> 00:00:01,000\nhello\n')
 
-def addresses(film, port): # in the place of a path
-    return [f'http://127.0.0.1:{port}/film.mp4', f'concat:{film}|{film}', f'file:{film}',
-        f'subfile,,start,0,end,9,,:{film}', f'pipe:{film}', f'cache:{film}', f'crypto:{film}',
+def addresses(video, port): # in the place of a path
+    return [f'http://127.0.0.1:{port}/video.mp4', f'concat:{video}|{video}', f'file:{video}',
+        f'subfile,,start,0,end,9,,:{video}', f'pipe:{video}', f'cache:{video}', f'crypto:{video}',
         'data:video/mp4;base64,AAAA', '/dev/zero']
 
 
-def wide(path): # a film of 16,384 pixels
+def wide_video(path): # a video 16,384 pixels wide
     with av.open(str(path), 'w') as box:
         stream = box.add_stream('mjpeg', rate=1)
         stream.width, stream.height, stream.pix_fmt = 16384, 16, 'yuvj420p'
         for frame in (av.VideoFrame(16384, 16, 'yuvj420p'), None): box.mux(stream.encode(frame))
 
-def long(path): # ten hours of black, a frame per minute
+def long_video(path): # ten hours of black, a frame per minute
     write_video(path, np.zeros((600,16,16,3), np.uint8), fps=1/60)
 
 
-@drill('F18', 'films that are something else',
-    'playlists, scripts and addresses in the place of a film; endless files, sixteen thousand pixels, ten hours, half a file',
-       'refused, no file that they name is read, nobody is called; a long film costs no more than a short one',
-       lambda f: f['refused']==f['films'] and f['calls']==0 and f['frames_of_ten_hours']<=64
+@drill('F18', 'videos that are something else',
+    'playlists, scripts and addresses in place of a video; endless files, sixteen thousand pixels, ten hours, '
+    'half a file',
+    'refused, no file that they name is read, no connection is made; a long video costs no more than a short one',
+       lambda f: f['refused']==f['videos'] and f['calls']==0 and f['frames_of_ten_hours']<=64
        and f['most_seconds']<10, 'tests/test_bad_data.py')
-def hostile_films(folder, size):
-    film, found, took = write_video(folder/'film.mp4', np.zeros((30,16,16,3), np.uint8)), {}, [0.]
+def hostile_videos(folder, size):
+    video, results, took = write_video(folder/'video.mp4', np.zeros((30,16,16,3), np.uint8)), {}, [0.]
     def attempt(name, clip):
         start = time.monotonic()
-        found[name] = refused(lambda: load_clip(clip, 8))
+        results[name] = refused(lambda: load_clip(clip, 8))
         took.append(time.monotonic()-start)
-    wide(folder/'wide.mp4')
-    long(folder/'long.mp4')
-    (folder/'half.mp4').write_bytes(film.read_bytes()[:-400])
+    wide_video(folder/'wide.mp4')
+    long_video(folder/'long.mp4')
+    (folder/'half.mp4').write_bytes(video.read_bytes()[:-400])
     (folder/'endless.mp4').symlink_to('/dev/zero')
     with socket.create_server(('127.0.0.1', 0)) as server:
         server.setblocking(False)
         port = str(server.getsockname()[1])
-        for kind,text in lists(film, port).items():
+        for kind,text in playlists(video, port).items():
             (folder/f'{kind}.mp4').write_text(text)
             attempt(kind, folder/f'{kind}.mp4')
             attempt(f'{kind} as bytes', text.encode())
-        for a in addresses(film, port): attempt(a, a)
+        for a in addresses(video, port): attempt(a, a)
         for name in ('wide','half','endless'): attempt(name, folder/f'{name}.mp4')
         calls = sum(1 for _ in iter(lambda: refused(server.accept), 'refused'))
     start, frames = time.monotonic(), len(load_clip(folder/'long.mp4', 8).frames_TCHW)
-    return dict(films=len(found), refused=sum(map(bool, found.values())), calls=calls,
-        good_frames=len(load_clip(film, 8).frames_TCHW), frames_of_ten_hours=frames,
+    return dict(videos=len(results), refused=sum(map(bool, results.values())), calls=calls,
+        good_frames=len(load_clip(video, 8).frames_TCHW), frames_of_ten_hours=frames,
                 most_seconds=round(max(took+[time.monotonic()-start]), 2),
-                followed=[k for k,v in found.items() if not v])
+                followed=[k for k,v in results.items() if not v])
 
 
 def wrong_settings(
@@ -314,7 +324,7 @@ def wrong_settings(
         'log.wandb':'name: a\nlog: {wandb: perhaps}\n', 'line 2 cannot be':'name: a\n{a: b}: c\n'}
 
 
-@drill('F19', 'a configuration that is something else',
+@drill('F19', 'a malicious or malformed configuration',
     'objects of Python, aliases that unfold, unknown keys, wrong types, NaN and infinity, broken YAML',
     'refused in one line with the file and the key or line',
        lambda f: f['named']==f['files'] and f['executed']==0)
@@ -339,7 +349,7 @@ SNIPPETS = ('import pickle', 'from pickle import loads', 'import cloudpickle as 
     'os.popen(c)', 'subprocess.run(c, shell=True)', 'AutoModel.from_pretrained(n, trust_remote_code=True)',
     'np.load(f, allow_pickle=True)', 'pd.read_pickle(f)', 'tar.extractall(d)', 'tar.extract(m, d)')
 
-def gate(
+def static_gate(
     root:Path, # of the repository
 )->Callable: # source text -> the dangers in it
     "The static gate, from the tests."
@@ -347,9 +357,9 @@ def gate(
     if not path.exists():
         raise DrillError(f'{path.name} is not beside the package; run this drill in the repository')
     spec = importlib.util.spec_from_file_location('fvlm_gate', path)
-    room = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(room)
-    return lambda text: [what for _,what in room.dangers(text)]
+    gate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(gate)
+    return lambda text: [what for _,what in gate.dangers(text)]
 
 
 @drill('F20', 'a dangerous call in the code',
@@ -357,9 +367,10 @@ def gate(
     'each snippet is caught, and nothing is found in the code',
        lambda f: f['caught']==f['snippets'] and f['findings']==0 and f['files']>30,
        'tests/test_repo.py::test_no_dangerous_calls')
-def scan(folder, size):
+def scan_code(folder, size):
     root = Path(fvlm.__file__).parents[1]
-    dangers, files = gate(root), [p for part in ('fvlm','scripts') for p in sorted((root/part).rglob('*.py'))]
+    dangers = static_gate(root)
+    files = [p for part in ('fvlm','scripts') for p in sorted((root/part).rglob('*.py'))]
     missed = [s for s in SNIPPETS if not dangers(s)]
     return dict(snippets=len(SNIPPETS), caught=len(SNIPPETS)-len(missed), files=len(files),
         findings=sum(len(dangers(p.read_text(encoding='utf-8'))) for p in files), missed=missed)
@@ -377,13 +388,13 @@ def gradient(
     return g/len(pieces) if naive else g
 
 
-@drill('F22', 'gradients that depend on the cut',
+@drill('F22', 'gradients that depend on micro-batches',
     'the samples of an update in 1, 2, 4 and 8 micro-batches, in two orders', 'the same gradient to 1e-6',
        lambda f: f['most_apart']<1e-6<f['naive_apart'],
        'tests/test_processes.py::test_accumulation_is_a_larger_batch')
 def cut_update(folder, size):
-    world = world_of(folder)
-    shards, tokenizer, plan = parts(world)
+    world = shared_world(folder)
+    shards, tokenizer, plan = data_parts(world)
     cfg = settings(world, folder, 'model.lambda_coarse=0.2')
     model = build_model(cfg)[0].double().train()
     read, numbers = Batches(shards, tokenizer, cfg.data), np.concatenate([plan.update(0), plan.update(1)])
@@ -391,6 +402,6 @@ def cut_update(folder, size):
     whole = gradient(model, cut(numbers, 1))
     apart = lambda g: ((g-whole).norm()/whole.norm()).item()
     orders = numbers, np.random.default_rng(size.seed).permutation(numbers)
-    found = [apart(gradient(model, cut(o, n))) for o in orders for n in (1,2,4,8)]
-    return dict(ways=len(found), samples=len(numbers), most_apart=max(found),
+    results = [apart(gradient(model, cut(o, n))) for o in orders for n in (1,2,4,8)]
+    return dict(ways=len(results), samples=len(numbers), most_apart=max(results),
         naive_apart=apart(gradient(model, cut(numbers, 4), naive=True)))

@@ -1,5 +1,6 @@
 """Drills on a run itself: lost processes, lost disks, numbers that are not finite."""
-import ctypes, errno, json, math, multiprocessing, os, resource, shutil, signal, socket, sys, tempfile, threading, time
+import ctypes, errno, json, math, multiprocessing, os, resource, shutil, signal, socket
+import sys, tempfile, threading, time
 import numpy as np, torch, torch.distributed as dist, safetensors.torch as st
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -13,7 +14,8 @@ from fvlm.training import checkpoint as checkpoint_module
 from fvlm.data import shards as shards_module
 from fvlm.training import trainer as trainer_module
 from fvlm.world.backbones import tiny_llm, tiny_tokenizer, tiny_vit
-from fvlm.training.checkpoint import CheckpointError, find_checkpoints, latest_checkpoint, load_checkpoint, save_checkpoint, verify
+from fvlm.training.checkpoint import (CheckpointError, find_checkpoints, latest_checkpoint, load_checkpoint,
+    save_checkpoint, verify)
 from fvlm.config import Config, ConfigError, load_config, write_atomic
 from fvlm.training.guards import MemoryRefusal
 from fvlm.data.loader import Batches, DataError
@@ -21,7 +23,8 @@ from fvlm.model.foveated import FoveatedVLM, load_tokenizer
 from fvlm.data.plan import PlanError
 from fvlm.training.distributed import PeerError, Processes, Stopped
 from fvlm.world.scenes import World, make_scene
-from fvlm.data.shards import FrameSpec, ShardError, Shards, fingerprint, index_shard, to_jpeg, write_index, write_shard
+from fvlm.data.shards import (FrameSpec, ShardError, Shards, fingerprint, index_shard, to_jpeg, write_index,
+    write_shard)
 from fvlm.training.tracking import run_info
 from fvlm.training.trainer import TrainError, train
 
@@ -65,10 +68,10 @@ class Size:
     legs:tuple=((1,0),(2,1),(4,2),(1,6)) # processes and data processes of a run that changes them
     places:int=5 # where a run is asked to stop
     falls:int=4 # ways in which a process is lost
-    long:int=300 # updates of a run with some poison in it
+    long_video:int=300 # updates of a run with some poison in it
     poisons:int=3 # poisoned updates
     batch:int=16 # its samples per update; in few tokens, one hard answer is a spike
-    clips:int=2400 # films that it reads
+    clips:int=2400 # videos that it reads
     seed:int=0 # of everything random
 
 FULL = Size()
@@ -76,27 +79,27 @@ QUICK = Size(kills=3, steps=4, every=9, cuts=2, disks=3, stops=12, places=2, fal
     batch=4, clips=48, workers=(0,2), legs=((1,0),(2,1),(1,2)))
 
 
-def film(
+def video_clip(
     i:int, # number
 )->dict: # a clip: key, source, split, media, chats
     "A clip of one to three frames with its question."
     scene = make_scene('lookup', i, World(glyphs=4, frames=1+i%3))
     frames = [to_jpeg(rearrange(torch.from_numpy(f), 'h w c -> c h w')) for f in scene.frames()]
     q = scene.questions[0]
-    return dict(key=f'film-{i}', source='films', split='validation' if i%6==5 else 'train',
-        media=[dict(type='video', frames=frames)], chats=[dict(key=f'film-{i}', question=q.question,
+    return dict(key=f'video-{i}', source='videos', split='validation' if i%6==5 else 'train',
+        media=[dict(type='video', frames=frames)], chats=[dict(key=f'video-{i}', question=q.question,
         answer=q.answer)])
 
-def talk(
+def text_clip(
     i:int, # number
 )->dict: # a clip without media
     "A conversation of some length."
     words = [dict(role='user', content=f'say {i} '*(i%5+1)), dict(role='assistant', content=f'{i}')]
-    return dict(key=f'talk-{i}', source='talk', split='train', media=[],
-        chats=[dict(key=f'talk-{i}', messages=words)])
+    return dict(key=f'text-{i}', source='text', split='train', media=[],
+        chats=[dict(key=f'text-{i}', messages=words)])
 
 
-def shard(
+def make_shards(
     folder:Path, # gets the tars and the index
     clips:list[dict], # what goes in
     number:int, # of shards
@@ -119,18 +122,19 @@ def make_world(
     tiny_vit().save_pretrained(folder/'vision')
     tiny_llm(len(tokenizer)).save_pretrained(folder/'language')
     tokenizer.save_pretrained(folder/'language')
-    shard(folder/'shards', [film(i) for i in range(48)]+[talk(i) for i in range(24)], 4, tokenizer)
+    clips = [video_clip(i) for i in range(48)]+[text_clip(i) for i in range(24)]
+    make_shards(folder/'shards', clips, 4, tokenizer)
     return folder
 
-def world_of(
+def shared_world(
     folder:Path, # of a drill
 )->Path: # of the world that all drills beside it share
-    "The world next door."
+    "The world that all drills of a folder share."
     return make_world(folder.parent/'world')
 
 
 SAVE_EVERY = 3 # updates
-WAIT = 15 # seconds that a process waits for another, or for a batch
+TIMEOUT = 15 # seconds that a process waits for another, or for a batch
 
 def settings(
     world:Path, # from `make_world`
@@ -145,7 +149,7 @@ def settings(
         'train.lr.connector=1e-3', 'train.lr.language=1e-3', 'train.lr.vision=1e-4', 'train.log_every=1',
         f'train.save_every={SAVE_EVERY}', 'log.wandb=false', *more])
 
-def parts(
+def data_parts(
     world:Path, # from `make_world`
 )->tuple: # shards, tokenizer, plan
     "What a run reads."
@@ -155,30 +159,30 @@ def parts(
 
 
 SERVER = multiprocessing.get_context('forkserver')
-SERVER.set_forkserver_preload(['fvlm.faults'])
+SERVER.set_forkserver_preload(['drills.runs'])
 QUIET = dict(FVLM_QUIET='1', WANDB_MODE='offline', OMP_NUM_THREADS='1')
 
 
-def _live(said, env, work, args): # first words of a life
+def _child_main(log_file, env, work, args): # entry point of a child process
     os.environ.update(env)
     torch.set_num_threads(1)
-    with open(said, 'ab', 0) as f:
+    with open(log_file, 'ab', 0) as f:
         os.dup2(f.fileno(), 1)
         os.dup2(f.fileno(), 2)
     work(*args)
 
 
-class Life:
+class Child:
     "A process that runs one function."
     def __init__(self,
-        said:Path, # gets what it says
-        work:Callable, # of this room
+        log_file:Path, # gets its output
+        work:Callable, # a function of this module
         *args, # of it
         **env, # variables of its environment
     ):
-        said.parent.mkdir(parents=True, exist_ok=True)
-        self.said, self.began = said, time.monotonic()
-        self.process = SERVER.Process(target=_live, args=(said, QUIET|env, work, args))
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        self.log_file, self.began = log_file, time.monotonic()
+        self.process = SERVER.Process(target=_child_main, args=(log_file, QUIET|env, work, args))
         self.process.start()
 
     def on(self): return self.process.is_alive()
@@ -196,7 +200,7 @@ class Life:
             self.process.join()
         return None if late else self.process.exitcode
 
-    def words(self): return self.said.read_text(errors='replace')
+    def words(self): return self.log_file.read_text(errors='replace')
 
 
 def free_port()->str: # of this machine
@@ -205,27 +209,28 @@ def free_port()->str: # of this machine
         s.bind(('127.0.0.1', 0))
         return str(s.getsockname()[1])
 
-def crowd(
-    home:Path, # gets what they say
+def start_ranks(
+    home:Path, # gets their output
     ranks:int, # how many
-    work:Callable, # of this room
+    work:Callable, # a function of this module
     *args, # of it
     agent:bool=False, # what they tell one another is kept here, as by `torchrun`, and not by process 0
-)->list[Life]:
+)->list[Child]:
     "Several processes of one run."
     where = dict(WORLD_SIZE=str(ranks), MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port(),
         TORCHELASTIC_USE_AGENT_STORE=str(agent))
     store = dist.TCPStore('127.0.0.1', int(where['MASTER_PORT']), is_master=True,
         wait_for_workers=False) if agent else None
-    lives = [Life(home/f'rank{r}.txt', work, *args, RANK=str(r), LOCAL_RANK=str(r), **where)
+    children = [Child(home/f'rank{r}.txt', work, *args, RANK=str(r), LOCAL_RANK=str(r), **where)
         for r in range(ranks)]
-    for l in lives: l.store = store
-    return lives
+    for l in children: l.store = store
+    return children
 
 
-ERRORS = ConfigError, PlanError, ShardError, DataError, CheckpointError, TrainError, PeerError, MemoryRefusal, FileNotFoundError
+ERRORS = (ConfigError, PlanError, ShardError, DataError, CheckpointError, TrainError, PeerError, MemoryRefusal,
+    FileNotFoundError)
 
-def glance(
+def evaluate_two(
     model, tokenizer, cfg, # as an evaluation gets them
     times:int=1, # how often to look
 )->dict: # loss
@@ -237,12 +242,12 @@ def glance(
                 frame_index=b['frame_index'], labels=b['labels'], coarse_length=b['coarse_length'])
     return dict(loss=out.loss.item())
 
-def put(path, numbers):
+def write_numbers(path, numbers):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(numbers))
-def got(path): return json.loads(path.read_text())
+def read_numbers(path): return json.loads(path.read_text())
 
-def part(
+def train_rank(
     cfg:Config, # of the run
     trouble:Callable=nullcontext, # a context in which the run is made
     *args, # of it
@@ -259,29 +264,29 @@ def part(
     except Stopped as e: print(f'train: {e}')
     finally:
         flat = torch.cat([p.detach().flatten() for m,_ in models for p in m.parameters()] or [torch.zeros(0)])
-        put(Path(cfg.out)/f"rank{os.environ.get('RANK', 0)}.json", dict(sum=flat.double().sum().item(),
-            odd=int((~flat.isfinite()).sum())))
+        numbers = dict(sum=flat.double().sum().item(), odd=int((~flat.isfinite()).sum()))
+        write_numbers(Path(cfg.out)/f"rank{os.environ.get('RANK', 0)}.json", numbers)
 
 
 class DrillError(RuntimeError):
     "The drill itself could not be done."
 
-def said_why(life, *words): # it ended with one line that names them
-    last = (life.words().strip().splitlines() or [''])[-1]
-    return last.startswith('train: ') and all(w in last for w in words) and 'Traceback' not in life.words()
+def ended_with_line(child, *words): # it ended with one line that names them
+    last = (child.words().strip().splitlines() or [''])[-1]
+    return last.startswith('train: ') and all(w in last for w in words) and 'Traceback' not in child.words()
 
-def live(
-    said:Path, # gets what it says
-    work:Callable, # of this room
+def run_child(
+    log_file:Path, # gets its output
+    work:Callable, # a function of this module
     *args, # of it
     **env, # variables of its environment
 )->None:
-    "A life that must end well."
-    life = Life(said, work, *args, **env)
-    if code:=life.end(300) or life.process.exitcode:
-        raise DrillError(f'{work.__name__} ended with {code}: {life.words()[-1500:]}')
+    "Run a child process that must end with 0."
+    child = Child(log_file, work, *args, **env)
+    if code:=child.end(300) or child.process.exitcode:
+        raise DrillError(f'{work.__name__} ended with {code}: {child.words()[-1500:]}')
 
-def until(
+def wait_for(
     true:Callable, # without arguments
     limit:float=120, # seconds
 )->bool: # whether it came true
@@ -291,7 +296,7 @@ def until(
     return bool(done)
 
 
-def bits(
+def count_bits(
     a:dict[str,Tensor], # by name
     b:dict[str,Tensor], # by name
 )->int: # that differ; a tensor that is missing or has another shape counts in full
@@ -302,13 +307,13 @@ def bits(
     nothing = torch.zeros(0)
     return sum(one(a.get(k, nothing), b.get(k, nothing)) for k in a.keys()|b.keys())
 
-def rows_of(
+def log_rows(
     run:Path, # folder of a run
 )->list[dict]: # without times and memory
     "The log, as far as it can be repeated."
-    found = [json.loads(l) for l in (run/'metrics.jsonl').read_text().splitlines()]
+    results = [json.loads(l) for l in (run/'metrics.jsonl').read_text().splitlines()]
     return [{k:v for k,v in r.items() if not any(w in k for w in ('second','waited','memory'))}
-        for r in found]
+        for r in results]
 
 def compare(
     a:Path, # folder of a run
@@ -318,15 +323,15 @@ def compare(
     last = [find_checkpoints(r/'checkpoints')[-1] for r in (a,b)]
     files = [[r/'model'/'model.safetensors', c/'optimizer.safetensors', c/'rng.safetensors'] for r,
         c in zip((a,b), last)]
-    rows = [rows_of(r) for r in (a,b)]
+    rows = [log_rows(r) for r in (a,b)]
     odd = sum(x!=y for x,y in zip(*rows))+abs(len(rows[0])-len(rows[1]))
-    return dict(bits=sum(bits(st.load_file(x), st.load_file(y)) for x,y in zip(*files)), rows=odd)
+    return dict(bits=sum(count_bits(st.load_file(x), st.load_file(y)) for x,y in zip(*files)), rows=odd)
 
 
-STAGES = (('model.frozen=[vision,language]', 'data.mix=[films=1]', 'data.text_share=0'),
-    ('model.frozen=[vision]', 'train.refine=0.5'), ('model.lambda_coarse=0.2', 'data.mix=[films=2,talk=1]'))
+STAGES = (('model.frozen=[vision,language]', 'data.mix=[videos=1]', 'data.text_share=0'),
+    ('model.frozen=[vision]', 'train.refine=0.5'), ('model.lambda_coarse=0.2', 'data.mix=[videos=2,text=1]'))
 
-def stages(
+def stage_configs(
     world:Path, # from `make_world`
     home:Path, # gets a folder for each stage
     steps:int, # updates of a stage
@@ -340,7 +345,7 @@ def run_stages(
     world:Path, home:Path, steps:int, # as for `stages`
 ):
     "Train them one after the other, from wherever they stand."
-    for cfg in stages(world, home, steps): train(cfg)
+    for cfg in stage_configs(world, home, steps): train(cfg)
 
 
 def position_of(run): # updates in its newest whole checkpoint
@@ -360,45 +365,45 @@ def saving(home):
 
 def kill_at(
     home:Path, # of a run in stages
-    life:Life, # that makes it
+    child:Child, # that makes it
     rows:int, # kill when the log has so many
     inside:bool, # and then wait for a save
     delay:float, # and then for so many seconds
 )->dict: # updates logged, updates lost, whether a save was under way
-    "Kill a life at a moment."
+    "Kill a child process at a moment."
     lines = lambda: sum(p.read_bytes().count(b'\n') for p in home.glob('stage*/metrics.jsonl'))
-    until(lambda: lines()>=rows or not life.on())
-    if inside: until(lambda: saving(home) or not life.on())
+    wait_for(lambda: lines()>=rows or not child.on())
+    if inside: wait_for(lambda: saving(home) or not child.on())
     time.sleep(delay)
-    life.kill()
-    life.end()
+    child.kill()
+    child.end()
     logged, saved = position(home)
     return dict(logged=logged, lost=logged-saved, saving=saving(home))
 
 @drill('F1', 'kill -9 in the middle of a run',
     'SIGKILL at random moments of three stages, a third of them inside a save',
-       'resumed each time; weights, optimiser, random numbers and log as if nothing had happened',
+       'resumed each time; weights, optimiser, random numbers and log as in an undisturbed run',
        lambda f: f['kills']==f['wanted'] and f['bits']==f['rows']==0 and f['most_lost']<=f['save_every'],
        'tests/test_processes.py::test_kill_9_changes_nothing')
 def kill_anywhere(folder, size):
-    world, rng, calm, killed, all_ = world_of(folder), np.random.default_rng(
+    world, rng, undisturbed, killed, all_ = shared_world(folder), np.random.default_rng(
         size.seed), folder/'calm', folder/'killed', 3*size.steps
-    live(folder/'calm.txt', run_stages, world, calm, size.steps)
-    moments, found = sorted(rng.integers(0, all_-1, size.kills).tolist()), []
+    run_child(folder/'calm.txt', run_stages, world, undisturbed, size.steps)
+    moments, results = sorted(rng.integers(0, all_-1, size.kills).tolist()), []
     for i,rows in enumerate(moments):
-        life = Life(folder/f'life{i}.txt', run_stages, world, killed, size.steps)
-        found.append(kill_at(killed, life, rows, i%3==2, rng.uniform(0, .01 if i%3==2 else .3)))
-    live(folder/'end.txt', run_stages, world, killed, size.steps)
-    apart = [compare(calm/f'stage{n}', killed/f'stage{n}') for n in (1,2,3)]
-    return dict(kills=sum(f['logged']<all_ for f in found), wanted=size.kills,
-        inside_saves=sum(f['saving'] for f in found), updates=all_,
+        child = Child(folder/f'life{i}.txt', run_stages, world, killed, size.steps)
+        results.append(kill_at(killed, child, rows, i%3==2, rng.uniform(0, .01 if i%3==2 else .3)))
+    run_child(folder/'end.txt', run_stages, world, killed, size.steps)
+    apart = [compare(undisturbed/f'stage{n}', killed/f'stage{n}') for n in (1,2,3)]
+    return dict(kills=sum(f['logged']<all_ for f in results), wanted=size.kills,
+        inside_saves=sum(f['saving'] for f in results), updates=all_,
                 **{k:sum(a[k] for a in apart) for k in ('bits','rows')},
-                most_lost=max(f['lost'] for f in found), save_every=SAVE_EVERY)
+                most_lost=max(f['lost'] for f in results), save_every=SAVE_EVERY)
 
 
 CHANGES = 'os.rename', 'os.mkdir', 'os.rmdir', 'os.remove'
 
-def strike(
+def act_at_change(
     at:int, # the number of the change at which to act; -1: never
     act:Callable, # what to do then
 )->list[str]: # grows with every change to the disk
@@ -433,88 +438,90 @@ def tiny_run(
     optimizer.step()
     return model, optimizer, tokenizer
 
-def stamp(model, value): # all weights become this number
+def fill_weights(model, value): # all weights become this number
     with torch.no_grad():
         for p in model.parameters(): p.fill_(value)
 
 def save(home, run, step, value, keep=1): # a checkpoint whose weights are all `value`
     model, optimizer, tokenizer = run
-    stamp(model, value)
+    fill_weights(model, value)
     return save_checkpoint(home, step, model, optimizer, tokenizer, dict(value=value), keep)
 
-def fork(work, *args)->int: # exit code of a fork that does it
+def run_fork(work, *args)->int: # exit code of a fork that does it
     p = FORK.Process(target=work, args=args)
     p.start()
     p.join()
     return p.exitcode
 
 
-def sound(
+def recovers(
     home:Path, # of checkpoints
     run:tuple, # from `tiny_run`; changed in place
     values:tuple, # that the weights may have
 )->bool: # the newest loads, is of one piece, and the next save leaves nothing else behind
-    "Whether one can go on as if nothing had been."
+    "Whether training can continue from what is on disk."
     at = latest_checkpoint(home)
     if at is None: return False
-    stamp(run[0], 0)
+    fill_weights(run[0], 0)
     value = load_checkpoint(at, *run[:2])['state']['value']
     whole = all(bool((p==value).all()) for p in run[0].parameters())
     save(home, run, 9, 9)
     return whole and value in values and sorted(p.name for p in home.iterdir())==['step-00000009']
 
-def struck_save(home, run, step, at, act, said): # runs in a fork
-    seen = strike(at, act)
+def interrupted_save(home, run, step, at, act, log_file): # runs in a fork
+    seen = act_at_change(at, act)
     try: save(home, run, step, 2)
     except Exception as e: seen.append(f'{type(e).__name__}: {e}')
-    said.write_text('\n'.join(seen))
+    log_file.write_text('\n'.join(seen))
 
-def die(): os.kill(os.getpid(), signal.SIGKILL)
-def full(): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-def broken(): raise OSError(errno.EIO, os.strerror(errno.EIO))
+def kill_self(): os.kill(os.getpid(), signal.SIGKILL)
+def raise_disk_full(): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def raise_io_error(): raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
-def strikes(
+def interrupted_saves(
     world:Path, # from `make_world`
     home:Path, # for checkpoints
     act:Callable, # at the point
     steps:tuple, # of the save: 2 is a new one, 1 replaces the first
     every:int, # points
-)->Iterator[dict]: # of each struck save: code, what it said at the end, sound, and whether the files of the old one are as before
+)->Iterator[dict]: # of each save: exit code, last line, whether it recovers, whether the old files are as before
     "A save, struck at every point."
-    run, said = tiny_run(world), home/'said'
+    run, log_file = tiny_run(world), home/'said'
     save(home/'first', run, 1, 1)
     digest = lambda: {p.name:checkpoint_module._sha256(p) for at in find_checkpoints(home/'now')[:1]
         for p in at.iterdir()}
-    def again():
+    def reset():
         shutil.rmtree(home/'now', ignore_errors=True)
         shutil.copytree(home/'first', home/'now')
     for step in steps:
-        again()
-        fork(struck_save, home/'now', run, step, -1, act, said)
-        for at in range(0, len(said.read_text().splitlines()), every):
-            again()
-            said.write_text('')
+        reset()
+        run_fork(interrupted_save, home/'now', run, step, -1, act, log_file)
+        for at in range(0, len(log_file.read_text().splitlines()), every):
+            reset()
+            log_file.write_text('')
             old = digest()
-            code = fork(struck_save, home/'now', run, step, at, act, said)
-            yield dict(code=code, said=said.read_text().rpartition('\n')[2], same=digest()==old,
-                sound=sound(home/'now', run, (1,2)))
+            code = run_fork(interrupted_save, home/'now', run, step, at, act, log_file)
+            yield dict(code=code, said=log_file.read_text().rpartition('\n')[2], same=digest()==old,
+                recovers=recovers(home/'now', run, (1,2)))
 
-def kill_saves(world, home, every): # runs in a life
-    found = list(strikes(world, home, die, (2,1), every))
-    put(home/'found.json', dict(points=len(found), killed=sum(f['code']==-signal.SIGKILL for f in found),
-        recovered=sum(f['sound'] for f in found)))
+def kill_saves(world, home, every): # runs in a child process
+    results = list(interrupted_saves(world, home, kill_self, (2,1), every))
+    killed = sum(f['code']==-signal.SIGKILL for f in results)
+    write_numbers(home/'found.json', dict(points=len(results), killed=killed,
+        recovered=sum(f['sound'] for f in results)))
 
 @drill('F2', 'kill -9 inside a save',
-    'SIGKILL at every open, write, fsync, rename and removal of a save, of a new checkpoint and of one that replaces another',
-       'the newest whole checkpoint loads, the next save works and clears what was left; nothing is done by hand',
+    'SIGKILL at every open, write, fsync, rename and removal of a save, of a new checkpoint and of one that '
+    'replaces another',
+    'the newest whole checkpoint loads, the next save works and clears what was left; nothing is done by hand',
        lambda f: f['points']==f['killed']==f['recovered']>0)
 def kill_in_save(folder, size):
-    live(folder/'said.txt', kill_saves, world_of(folder), folder, size.every)
-    return got(folder/'found.json')
+    run_child(folder/'said.txt', kill_saves, shared_world(folder), folder, size.every)
+    return read_numbers(folder/'found.json')
 
 
-def small_disk(
+def mount_small_disk(
     folder:Path, # becomes an empty disk, for this process alone
     size:int, # bytes
 )->bool: # whether the system lets us
@@ -527,10 +534,10 @@ def small_disk(
     private = libc.mount(b'none', b'/', None, 0x4000|0x40000, None) # what happens here is not seen outside
     return not private and not libc.mount(b'none', str(folder).encode(), b'tmpfs', 0, f'size={size}'.encode())
 
-def bounded_save(home, run, limit, disk, said): # runs in a fork: a save with too little room
+def bounded_save(home, run, limit, disk, log_file): # runs in a fork: a save with too little room
     first = home/'first'
     need = sum(p.stat().st_size for p in first.rglob('*') if p.is_file())
-    if disk and not small_disk(home/'disk', need+int(limit*need)): return
+    if disk and not mount_small_disk(home/'disk', need+int(limit*need)): return
     place = home/'disk' if disk else home/'now'
     shutil.copytree(first, place, dirs_exist_ok=True)
     old = {p:checkpoint_module._sha256(p) for p in find_checkpoints(place)[0].iterdir()}
@@ -541,36 +548,37 @@ def bounded_save(home, run, limit, disk, said): # runs in a fork: a save with to
     except Exception as e: why = f'{type(e).__name__}: {e}'
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     same = all(p.is_file() and checkpoint_module._sha256(p)==d for p,d in old.items())
-    put(said, dict(said=why, same=same, sound=disk or sound(place, run, (1,))))
+    write_numbers(log_file, dict(said=why, same=same, sound=disk or recovers(place, run, (1,))))
 
 
-def clear(found): # of saves that failed: one line that names the folder
+def one_line_errors(results): # of saves that failed: one line that names the folder
     return [f['said'].startswith('CheckpointError') and 'step-0000000' in f['said']
-        and 'older checkpoints are untouched' in f['said'] for f in found]
+        and 'older checkpoints are untouched' in f['said'] for f in results]
 
-def fill_saves(world, home, every, disks): # runs in a life
-    found, bounded, run = [f for act in (full,broken) for f in strikes(world, home, act, (2,), every)], [
-        ], tiny_run(world)
+def fill_saves(world, home, every, disks): # runs in a child process
+    results = [f for act in (raise_disk_full, raise_io_error)
+        for f in interrupted_saves(world, home, act, (2,), every)]
+    bounded, run = [], tiny_run(world)
     (home/'disk').mkdir()
     for disk,limit in product((True,False), np.linspace(.02, .9 if disks>1 else .5, disks)):
         shutil.rmtree(home/'now', ignore_errors=True)
         limit = limit if disk else limit*.6 # a file is at most two thirds of all
-        fork(bounded_save, home, run, float(limit), disk, said:=home/f'{disk}{limit:.3f}.json')
-        if said.exists(): bounded.append(dict(got(said), disk=disk))
-    failed = [f for f in found if 'Error' in f['said']]
-    put(home/'found.json', dict(errors=len(found), saves_failed=len(failed),
+        run_fork(bounded_save, home, run, float(limit), disk, log_file:=home/f'{disk}{limit:.3f}.json')
+        if log_file.exists(): bounded.append(dict(read_numbers(log_file), disk=disk))
+    failed = [f for f in results if 'Error' in f['said']]
+    write_numbers(home/'found.json', dict(errors=len(results), saves_failed=len(failed),
         small_disks=sum(f['disk'] for f in bounded), file_limits=sum(not f['disk'] for f in bounded),
-        one_line=sum(clear(failed+bounded)), of=len(failed+bounded), old_changed=sum(not f['same']
-        for f in failed+bounded), sound=sum(f['sound'] for f in found+bounded), tried=len(found+bounded)))
+        one_line=sum(one_line_errors(failed+bounded)), of=len(failed+bounded), old_changed=sum(not f['same']
+        for f in failed+bounded), sound=sum(f['sound'] for f in results+bounded), tried=len(results+bounded)))
 
 @drill('F3', 'disk full, or an I/O error, inside a save',
     'ENOSPC and EIO at every point of a save; a limit on file size; a disk that is too small',
-       'one line that names the folder, the older checkpoint is the same to the byte, and the next save works',
+    'one line that names the folder, the older checkpoint is the same to the byte, and the next save works',
        lambda f: f['saves_failed']>0 and f['one_line']==f['of'] and f['old_changed']==0
        and f['sound']==f['tried'])
 def no_room(folder, size):
-    live(folder/'said.txt', fill_saves, world_of(folder), folder, size.every, size.disks)
-    return got(folder/'found.json')
+    run_child(folder/'said.txt', fill_saves, shared_world(folder), folder, size.every, size.disks)
+    return read_numbers(folder/'found.json')
 
 
 @contextmanager
@@ -578,7 +586,7 @@ def damaged(
     path:Path, # a file
     how:Callable, # bytes -> bytes, or None to remove it
 ):
-    "A file as it must not be, for a while."
+    "A damaged file, restored afterwards."
     good = path.read_bytes()
     bad = how(good)
     if bad is None: path.unlink()
@@ -589,7 +597,7 @@ def damaged(
 def flip(at): return lambda data: data[:at]+bytes([data[at]^1])+data[at+1:] # one bit
 def cut_off(at): return lambda data: data[:at]
 
-def noticed(
+def refuses_and_falls_back(
     home:Path, # with two checkpoints
     name:str, # of the damaged file
 )->bool: # refused with its name, and the older one is taken
@@ -607,16 +615,16 @@ def noticed(
        'refused by its digest, with the name of the file; the run falls back to the checkpoint before',
        lambda f: f['damages']==f['noticed']>0)
 def damage(folder, size):
-    run = tiny_run(world_of(folder))
+    run = tiny_run(shared_world(folder))
     for step in (1,2): save(folder, run, step, step, keep=2)
-    newer, rng, found = find_checkpoints(folder)[1], np.random.default_rng(size.seed), []
+    newer, rng, results = find_checkpoints(folder)[1], np.random.default_rng(size.seed), []
     for path in sorted(newer.iterdir()):
         n = path.stat().st_size
         for how in (flip(int(rng.integers(n))),
                 *map(cut_off, sorted({0, n-1, *rng.integers(n, size=size.cuts-2).tolist()})),
                 lambda data: None):
-            with damaged(path, how): found.append(noticed(folder, path.name))
-    return dict(files=len(list(newer.iterdir())), damages=len(found), noticed=sum(found))
+            with damaged(path, how): results.append(refuses_and_falls_back(folder, path.name))
+    return dict(files=len(list(newer.iterdir())), damages=len(results), noticed=sum(results))
 
 
 def pair(
@@ -626,127 +634,128 @@ def pair(
 )->Config: # two micro-batches for each of two processes, an evaluation after four updates
     "The settings of a run in two processes."
     return settings(world, out, 'train.steps=6', 'train.micro_batch=1', 'train.eval_every=4',
-        f'train.timeout={WAIT}', *more)
+        f'train.timeout={TIMEOUT}', *more)
 
 def run_pair(
-    said:Path, # folder for what they say
+    log_file:Path, # folder for what they say
     cfg:Config, # from `pair`
     trouble:Callable=nullcontext, # what happens in them
     *args, # of it
     limit:float=120, # seconds
-)->tuple[list[Life],list]: # the two, and their exit codes
+)->tuple[list[Child],list]: # the two, and their exit codes
     "Run two processes to their end."
-    lives = crowd(said, 2, glancing, cfg, trouble, *args)
-    return lives, [l.end(limit) for l in lives]
+    children = start_ranks(log_file, 2, train_and_evaluate, cfg, trouble, *args)
+    return children, [l.end(limit) for l in children]
 
-def glancing(cfg, trouble, *args):
-    part(cfg, trouble, *args, evaluate=lambda *a: glance(*a))
+def train_and_evaluate(cfg, trouble, *args):
+    train_rank(cfg, trouble, *args, evaluate=lambda *a: evaluate_two(*a))
 
-def calm_pair(
+def undisturbed_pair(
     world:Path, # from `make_world`
 )->Path: # folder of the run
     "The undisturbed run of two processes, if it is not there yet."
     run = world.parent/'pair'
     if not (run/'summary.json').exists():
-        lives, codes = run_pair(run/'said', pair(world, run))
+        children, codes = run_pair(run/'said', pair(world, run))
         if codes!=[0,0]:
-            raise DrillError(f'an undisturbed pair ended with {codes}: {lives[0].words()[-1500:]}')
+            raise DrillError(f'an undisturbed pair ended with {codes}: {children[0].words()[-1500:]}')
     return run
 
-def me(): return int(os.environ.get('RANK', 0)) # which process this is
+def rank_here(): return int(os.environ.get('RANK', 0)) # which process this is
 
 
 @contextmanager
-def changed(
+def replaced(
     owner, name:str, # of a function
     change:Callable, # (number of the call, the function, its arguments) -> result
 ):
-    "Another function in its place, for a while."
+    "Replace a function, restored afterwards."
     real, calls = getattr(owner, name), count(1)
     with mock.patch.object(owner, name, lambda *a, **k: change(next(calls), real, *a, **k)): yield
 
 
 PLACES = 'accumulation', 'evaluation', 'update', 'waiting', 'save'
 
-def asked(
+def sigterm_at(
     where:str, # of `PLACES`
-    said:Path, # gets the time of the signal
+    log_file:Path, # gets the time of the signal
 ):
     "SIGTERM to one process, at some place."
-    def ask():
-        said.write_text(str(time.monotonic()))
+    def send():
+        log_file.write_text(str(time.monotonic()))
         os.kill(os.getpid(), signal.SIGTERM)
-    def at(n): return lambda i, real, *a, **k: (ask() if i==n else None, real(*a, **k))[1]
+    def at(n): return lambda i, real, *a, **k: (send() if i==n else None, real(*a, **k))[1]
     def slowly(i, real, *a):
-        ask() if where=='evaluation' else None
+        send() if where=='evaluation' else None
         return real(*a, times=2000)
     def waiting(i, real, self, work, name):
-        if name.startswith('evaluation'): threading.Timer(.5, ask).start()
+        if name.startswith('evaluation'): threading.Timer(.5, send).start()
         return real(self, work, name)
-    here, room = sys.modules[__name__], trainer_module
-    return {(1,'update'):lambda: changed(room, 'update', at(2)), (1,'accumulation'):lambda: changed(Tensor,
-        'backward', at(4)), (0,'save'):lambda: changed(room, 'save_checkpoint', at(1)),
-        (0,'evaluation'):lambda: changed(here, 'glance', slowly), (0,'waiting'):lambda: changed(here,
-        'glance', slowly), (1,'waiting'):lambda: changed(Processes, 'alone', waiting)}.get((me(),where),
-        nullcontext)()
+    here = sys.modules[__name__]
+    places = {(1,'update'): (trainer_module, 'update', at(2)), (1,'accumulation'): (Tensor, 'backward', at(4)),
+        (0,'save'): (trainer_module, 'save_checkpoint', at(1)), (0,'evaluation'): (here, 'evaluate_two', slowly),
+        (0,'waiting'): (here, 'evaluate_two', slowly), (1,'waiting'): (Processes, 'alone', waiting)}
+    place = places.get((rank_here(), where))
+    return replaced(*place) if place else nullcontext()
 
-@drill('F5', 'a machine that is taken away',
+@drill('F5', 'a preempted machine',
     'SIGTERM to one of two processes, in an update, between micro-batches, in an evaluation, in a save',
-    'both end with 0 within 30 s, one checkpoint; started again, the run is as if nothing had happened',
+    'both end with 0 within 30 s, one checkpoint; started again, the run is as in an undisturbed run',
        lambda f: f['ended_well']==f['asked']==f['saved']==f['same_bits'] and f['most_seconds']<30)
 def take_away(folder, size):
-    world, found = world_of(folder), []
-    calm = calm_pair(world)
+    world, results = shared_world(folder), []
+    undisturbed = undisturbed_pair(world)
     for where in PLACES[:size.places]:
         cfg = pair(world, folder/where)
-        _, codes = run_pair(folder/f'{where}-said', cfg, asked, where, folder/f'{where}-at')
+        _, codes = run_pair(folder/f'{where}-said', cfg, sigterm_at, where, folder/f'{where}-at')
         seconds, stopped = time.monotonic()-float((folder/f'{where}-at').read_text()), not (
             Path(cfg.out)/'summary.json').exists()
         saved = latest_checkpoint(Path(cfg.out)/'checkpoints') is not None
         run_pair(folder/f'{where}-again', cfg)
-        found.append(dict(seconds=seconds, well=codes==[0,0], saved=saved and stopped,
-            same=compare(calm, Path(cfg.out))['bits']==0))
-    seconds = [f['seconds'] for f in found]
-    return dict(asked=len(found), ended_well=sum(f['well'] for f in found),
-        saved=sum(f['saved'] for f in found), same_bits=sum(f['same'] for f in found),
+        results.append(dict(seconds=seconds, well=codes==[0,0], saved=saved and stopped,
+            same=compare(undisturbed, Path(cfg.out))['bits']==0))
+    seconds = [f['seconds'] for f in results]
+    return dict(asked=len(results), ended_well=sum(f['well'] for f in results),
+        saved=sum(f['saved'] for f in results), same_bits=sum(f['same'] for f in results),
         median_seconds=round(float(np.median(seconds)), 2), most_seconds=round(max(seconds), 2))
 
 
-SPOILED = {2:'nan gradient', 3:'inf gradient', 5:'nan loss'}
+NOT_FINITE = {2:'nan gradient', 3:'inf gradient', 5:'nan loss'}
 
-def spoil(
+def make_not_finite(
     always:bool, # every update, not only those of `SPOILED`
 ):
-    "Numbers that are none, in process 1."
+    "Values that are not finite, in process 1."
     def change(i, real, model, *more):
-        sums, kind = real(model, *more), 'nan gradient' if always else SPOILED.get(i, '')
+        sums, kind = real(model, *more), 'nan gradient' if always else NOT_FINITE.get(i, '')
         worst = math.inf if 'inf' in kind else math.nan
         if 'gradient' in kind:
             next(p.grad for p in model.parameters() if p.grad is not None).view(-1)[0] = worst
         return dict(sums, loss=sums['loss']*worst) if 'loss' in kind else sums
-    return changed(trainer_module, 'update', change) if me()==1 else nullcontext()
+    return replaced(trainer_module, 'update', change) if rank_here()==1 else nullcontext()
 
-@drill('F9', 'a number that is none',
+@drill('F9', 'a value that is not finite',
     'NaN and infinity in gradient and loss of one of two processes; then in every update',
-    'all leave out the update and say which samples it had; no weight is touched; a run of nothing else ends with a line',
+    'all processes skip the update and log its samples; no weight is touched; a run with nothing else ends '
+    'with one line',
        lambda f: f['left_out']==f['spoiled']==f['told_samples'] and f['odd_weights']==f['weights_apart']==0
        and f['ended_in_one_line']==2)
 def no_numbers(folder, size):
-    world = world_of(folder)
-    _, codes = run_pair(folder/'said', pair(world, folder/'run'), spoil, False)
+    world = shared_world(folder)
+    _, codes = run_pair(folder/'said', pair(world, folder/'run'), make_not_finite, False)
     if codes!=[0,0]: raise DrillError(f'the run ended with {codes}')
-    skips, ends = [r for r in rows_of(folder/'run') if r['event']=='skip'], [
-        got(folder/'run'/f'rank{r}.json') for r in (0,1)]
-    lives, codes = run_pair(folder/'said-always', pair(world, folder/'always', 'train.steps=20',
-        'train.eval_every=0'), spoil, True)
-    return dict(spoiled=len(SPOILED), left_out=sum(r['step'] in SPOILED for r in skips),
+    skips, ends = [r for r in log_rows(folder/'run') if r['event']=='skip'], [
+        read_numbers(folder/'run'/f'rank{r}.json') for r in (0,1)]
+    children, codes = run_pair(folder/'said-always', pair(world, folder/'always', 'train.steps=20',
+        'train.eval_every=0'), make_not_finite, True)
+    return dict(spoiled=len(NOT_FINITE), left_out=sum(r['step'] in NOT_FINITE for r in skips),
         told_samples=sum(len(r['keys'].split())==4 for r in skips), odd_weights=sum(e['odd'] for e in ends),
                 weights_apart=abs(ends[0]['sum']-ends[1]['sum']),
-                ended_in_one_line=sum(c==1 and said_why(l, 'in a row', 'not finite') for l,
-                c in zip(lives, codes)))
+                ended_in_one_line=sum(c==1 and ended_with_line(l, 'in a row', 'not finite') for l,
+                c in zip(children, codes)))
 
 
-def poison(
+def poison_updates(
     steps:dict, # number of the update -> labels or gradient
 ):
     "Updates that would spoil the weights."
@@ -759,31 +768,31 @@ def poison(
         if steps.get(i)=='gradient':
             for p in model.parameters(): p.grad = None if p.grad is None else 100*p.grad
         return sums
-    return changed(trainer_module, 'update', change)
+    return replaced(trainer_module, 'update', change)
 
 @drill('F10', 'a poisoned update',
     'random answers, or a gradient a hundred times too large, in some updates of a long run',
     'these are left out, and no other', lambda f: f['caught']==f['poisoned'] and f['false_alarms']==0)
 def poisoned(folder, size):
-    world, steps = world_of(folder), size.long
+    world, steps = shared_world(folder), size.long
     at = np.linspace(max(70, steps*3//20), steps-1, size.poisons).astype(int).tolist()
     doses = dict(zip(at, ('gradient','labels')*len(at)))
-    clips = [film(i) for i in range(size.clips)]+[talk(i) for i in range(size.clips//3)]
-    shard(folder/'shards', clips, 4, load_tokenizer(world/'language')) # more than can be learned by heart
+    clips = [video_clip(i) for i in range(size.clips)]+[text_clip(i) for i in range(size.clips//3)]
+    make_shards(folder/'shards', clips, 4, load_tokenizer(world/'language')) # too many to memorise
     cfg = settings(world, folder/'run', f'data.shards={folder}/shards', f'train.steps={steps}',
         f'train.batch_size={size.batch}', 'train.token_budget=480',
         'train.save_every=0', 'train.lr.connector=3e-4', 'train.lr.language=3e-4')
-    life = Life(folder/'said.txt', part, cfg, poison, doses)
-    if code:=life.end(1500) or life.process.exitcode:
-        raise DrillError(f'ended with {code}: {life.words()[-1000:]}')
-    rows = rows_of(folder/'run')
+    child = Child(folder/'said.txt', train_rank, cfg, poison_updates, doses)
+    if code:=child.end(1500) or child.process.exitcode:
+        raise DrillError(f'ended with {code}: {child.words()[-1000:]}')
+    rows = log_rows(folder/'run')
     skipped = {r['step'] for r in rows if r['event']=='skip'}
     losses = [r['loss'] for r in rows if r['event']=='train']
     return dict(updates=steps, poisoned=len(doses), caught=len(skipped&set(doses)),
         false_alarms=len(skipped-set(doses)), first_loss=round(losses[0], 2), last_loss=round(losses[-1], 3))
 
 
-def scarce(
+def limit_memory(
     most:int, # samples that process 1 has memory for, in update 3
 ):
     "Too little memory."
@@ -796,74 +805,76 @@ def scarce(
             raise torch.OutOfMemoryError('CUDA out of memory, or so it seems')
         return real(self, *more, **named)
     both = ExitStack()
-    if me()==1:
-        both.enter_context(changed(trainer_module.Run, 'learn', learn))
-        both.enter_context(changed(FoveatedVLM, 'forward', forward))
+    if rank_here()==1:
+        both.enter_context(replaced(trainer_module.Run, 'learn', learn))
+        both.enter_context(replaced(FoveatedVLM, 'forward', forward))
     return both
 
 @drill('F11', 'no memory in one process',
     'a fake limit on the samples that one of two processes can hold, in one update',
-    'both make the update again in smaller pieces; the same gradient, no sample lost; if nothing fits, a line and a checkpoint',
+    'both repeat the update in smaller pieces; the same gradient, no sample lost; if nothing fits, one line '
+    'and a checkpoint',
        lambda f: f['ended']==[0,0] and f['redone']>0 and f['samples_lost']==f['weights_apart']==0
        and f['gradient_apart']<1e-4 and f['ended_in_one_line']==2 and f['saved']==2)
 def no_memory(folder, size):
-    world, runs = world_of(folder), {}
+    world, runs = shared_world(folder), {}
     cfg = lambda name: pair(world, folder/name, 'train.micro_batch=2', 'train.eval_every=0', 'train.steps=4')
     for name,most in dict(calm=9, scarce=1).items():
-        runs[name] = run_pair(folder/f'{name}-said', cfg(name), scarce, most)[1], rows_of(folder/name)
-    calm, less = ([r for r in runs[k][1] if r['event']=='train'] for k in ('calm','scarce'))
-    ends = [got(folder/'scarce'/f'rank{r}.json')['sum'] for r in (0,1)]
-    apart = lambda k: abs(less[2][k]-calm[2][k])/abs(calm[2][k])
-    lives, codes = run_pair(folder/'none-said', cfg('none'), scarce, 0)
+        runs[name] = run_pair(folder/f'{name}-said', cfg(name), limit_memory, most)[1], log_rows(folder/name)
+    undisturbed, less = ([r for r in runs[k][1] if r['event']=='train'] for k in ('calm','scarce'))
+    ends = [read_numbers(folder/'scarce'/f'rank{r}.json')['sum'] for r in (0,1)]
+    apart = lambda k: abs(less[2][k]-undisturbed[2][k])/abs(undisturbed[2][k])
+    children, codes = run_pair(folder/'none-said', cfg('none'), limit_memory, 0)
     return dict(ended=runs['scarce'][0], redone=json.loads((folder/'scarce'/'summary.json').read_text())[
-        'summary']['redone'], samples_lost=calm[-1]['samples']-less[-1]['samples'],
+        'summary']['redone'], samples_lost=undisturbed[-1]['samples']-less[-1]['samples'],
         weights_apart=abs(ends[0]-ends[1]),
                 gradient_apart=max(apart('grad_norm'), apart('loss')),
-                ended_in_one_line=sum(c==1 and said_why(l, 'memory') for l,c in zip(lives, codes)),
+                ended_in_one_line=sum(c==1 and ended_with_line(l, 'memory') for l,c in zip(children, codes)),
                 saved=int(position_of(folder/'none')))
 
 
-ENDS = (1, 'SIGKILL', 'update'), (0, 'SIGKILL', 'save'), (1, 'SIGSTOP', 'update'), (0, 'SIGSTOP', 'save')
+RANK_ENDS = (1, 'SIGKILL', 'update'), (0, 'SIGKILL', 'save'), (1, 'SIGSTOP', 'update'), (0, 'SIGSTOP', 'save')
 
-def fall(
+def end_rank(
     who:int, how:str, where:str, # of `ENDS`
-    said:Path, # gets the time
+    log_file:Path, # gets the time
 ):
     "The end of one process."
     def end():
-        said.write_text(str(time.monotonic()))
+        log_file.write_text(str(time.monotonic()))
         os.kill(os.getpid(), getattr(signal, how))
     name = dict(update='update', save='save_checkpoint')[where]
     n = dict(update=5, save=1)[where]
-    return changed(trainer_module, name, lambda i, real, *a, **k: (end() if i==n else None, real(*a, **k))[
-        1]) if me()==who else nullcontext()
+    return replaced(trainer_module, name, lambda i, real, *a, **k: (end() if i==n else None, real(*a, **k))[
+        1]) if rank_here()==who else nullcontext()
 
 @drill('F12', 'a dead or hung process', 'SIGKILL or SIGSTOP to one of two processes, in an update or a save',
-    'the other ends in time, in a line that says where; started again, the run is as if nothing had happened',
+    'the other ends in time, in a line that says where; started again, the run is as in an undisturbed run',
        lambda f: f['ended_in_one_line']==f['falls']==f['same_bits'] and f['most_seconds_dead']<f['limit']
        and f['most_seconds_hung']<2*f['limit'])
 def lose_one(folder, size):
-    world, found = world_of(folder), []
-    calm = calm_pair(world)
-    for who,how,where in ENDS[:size.falls]:
+    world, results = shared_world(folder), []
+    undisturbed = undisturbed_pair(world)
+    for who,how,where in RANK_ENDS[:size.falls]:
         name = f'{how}-{where}'
         cfg = pair(world, folder/name)
-        lives = crowd(folder/f'{name}-said', 2, glancing, cfg, fall, who, how, where, folder/f'{name}-at',
-            agent=how=='SIGSTOP')
-        code = lives[1-who].end(3*WAIT+60)
+        children = start_ranks(folder/f'{name}-said', 2, train_and_evaluate, cfg, end_rank, who, how, where,
+            folder/f'{name}-at', agent=how=='SIGSTOP')
+        code = children[1-who].end(3*TIMEOUT+60)
         seconds = time.monotonic()-float((folder/f'{name}-at').read_text())
-        lives[who].kill()
-        lives[who].end()
+        children[who].kill()
+        children[who].end()
         run_pair(folder/f'{name}-again', cfg)
-        found.append(dict(hung=how=='SIGSTOP', seconds=seconds, told=code==1 and said_why(lives[1-who],
-            'rank', 'update'), same=compare(calm, Path(cfg.out))['bits']==0))
-    most = lambda hung: round(max((f['seconds'] for f in found if f['hung']==hung), default=0.), 1)
-    return dict(falls=len(found), ended_in_one_line=sum(f['told'] for f in found),
-        same_bits=sum(f['same'] for f in found), most_seconds_dead=most(False), most_seconds_hung=most(True),
-        limit=WAIT)
+        told = code==1 and ended_with_line(children[1-who], 'rank', 'update')
+        same = compare(undisturbed, Path(cfg.out))['bits']==0
+        results.append(dict(hung=how=='SIGSTOP', seconds=seconds, told=told, same=same))
+    most = lambda hung: round(max((f['seconds'] for f in results if f['hung']==hung), default=0.), 1)
+    return dict(falls=len(results), ended_in_one_line=sum(f['told'] for f in results),
+        same_bits=sum(f['same'] for f in results), most_seconds_dead=most(False), most_seconds_hung=most(True),
+        limit=TIMEOUT)
 
 
-def children(
+def child_pids(
     pid:int, # of a process
 )->list[int]: # process numbers
     "The processes that a process has started."
@@ -871,24 +882,24 @@ def children(
         return [int(c) for c in Path(f'/proc/{pid}/task/{pid}/children').read_text().split()]
     return []
 
-def stall(after): # readers whose disk does not answer any more, after so many samples
-    return changed(shards_module, 'fetch', lambda i, real, *a: (time.sleep(10**6) if i==after else None,
+def stuck_disk(after): # readers whose disk does not answer any more, after so many samples
+    return replaced(shards_module, 'fetch', lambda i, real, *a: (time.sleep(10**6) if i==after else None,
         real(*a))[1])
 
 def hurt_worker(
     folder:Path, # of the drill
     cfg:Config, # of the run, with workers
     how:str, # killed or stuck
-)->dict: # seconds from the last sign of life to the end, whether it ended with an error, and said why
+)->dict: # seconds from the last row of the log to the end, whether it ended with an error, and said why
     "Hurt one worker of a run."
-    life, log = Life(folder/f'{how}.txt', part, cfg, *((stall,14) if how=='stuck' else ())), Path(
-        cfg.out)/'metrics.jsonl'
-    if not until(lambda: not life.on() or log.exists() and log.read_bytes().count(b'\n')>=2) or not (
-            workers:=children(life.process.pid)):
-        raise DrillError(f'no worker: {life.words()[-1500:]}')
+    trouble = (stuck_disk, 14) if how=='stuck' else ()
+    child, log = Child(folder/f'{how}.txt', train_rank, cfg, *trouble), Path(cfg.out)/'metrics.jsonl'
+    if not wait_for(lambda: not child.on() or log.exists() and log.read_bytes().count(b'\n')>=2) or not (
+            workers:=child_pids(child.process.pid)):
+        raise DrillError(f'no worker: {child.words()[-1500:]}')
     if how=='killed': os.kill(workers[0], signal.SIGKILL)
-    code = life.end(4*WAIT)
-    return dict(seconds=round(time.time()-log.stat().st_mtime, 1), ended=code==1, told=said_why(life))
+    code = child.end(4*TIMEOUT)
+    return dict(seconds=round(time.time()-log.stat().st_mtime, 1), ended=code==1, told=ended_with_line(child))
 
 
 @drill('F14', 'a data worker killed or stuck',
@@ -896,22 +907,22 @@ def hurt_worker(
     'the run ends with a line within its timeout; started again it reads the same samples',
        lambda f: f['ended']==f['told']==2 and f['most_seconds']<f['limit'] and f['bits']==f['rows']==0)
 def hurt_workers(folder, size):
-    world, steps = world_of(folder), 4*size.steps
+    world, steps = shared_world(folder), 4*size.steps
     cfg = lambda name, *more: settings(world, folder/name, f'train.steps={steps}', *more)
-    live(folder/'calm.txt', train, cfg('calm'))
-    found = []
+    run_child(folder/'calm.txt', train, cfg('calm'))
+    results = []
     for how in ('killed','stuck'):
-        c = cfg(how, 'train.workers=2', f'train.timeout={WAIT}')
-        found.append(hurt_worker(folder, c, how))
-        live(folder/f'{how}-again.txt', train, c)
+        c = cfg(how, 'train.workers=2', f'train.timeout={TIMEOUT}')
+        results.append(hurt_worker(folder, c, how))
+        run_child(folder/f'{how}-again.txt', train, c)
     apart = [compare(folder/'calm', folder/n) for n in ('killed','stuck')]
-    return dict(ended=sum(f['ended'] for f in found), told=sum(f['told'] for f in found),
-        most_seconds=max(f['seconds'] for f in found), limit=2*WAIT, **{k:sum(a[k] for a in apart)
+    return dict(ended=sum(f['ended'] for f in results), told=sum(f['told'] for f in results),
+        most_seconds=max(f['seconds'] for f in results), limit=2*TIMEOUT, **{k:sum(a[k] for a in apart)
         for k in ('bits','rows')})
 
 
 class Dashboard:
-    "What stands in for wandb, and fails in some way."
+    "A stand-in for wandb that fails in some way."
     def __init__(self, how): self.how = how
     def Settings(self, **_): pass
     def finish(self): pass
@@ -922,23 +933,23 @@ class Dashboard:
         if self.how=='fails later': raise RuntimeError('the server\nis gone')
         if self.how=='hangs': time.sleep(10**6)
 
-def with_dashboard(cfg, how): # runs in a life
+def with_dashboard(cfg, how): # runs in a child process
     sys.modules['wandb'] = Dashboard(how)
     train(cfg)
 
 
-def fill(disk): # until there is no room
+def fill_disk(disk): # until it is full
     with suppress(OSError), open(disk/'ballast', 'wb', 0) as f:
         while True: f.write(bytes(512))
 
-def lock(disk): # nothing can be written any more
+def lock_disk(disk): # nothing can be written any more
     if ctypes.CDLL(None, use_errno=True).mount(None, str(disk).encode(), None, 32|1, None):
         raise DrillError('cannot make the disk read-only')
 
-def bad_disk(cfg, how, after): # runs in a life: from row 4 on the disk of the run is full or read-only
+def bad_disk(cfg, how, after): # runs in a child process: from row 4 on the disk of the run is full or read-only
     disk, log = Path(cfg.out), trainer_module.Tracker.log
     disk.mkdir(parents=True, exist_ok=True)
-    if not small_disk(disk, 64_000_000): return
+    if not mount_small_disk(disk, 64_000_000): return
     def sabotaged(self, step, *args, **values):
         if step==4: how(disk)
         return log(self, step, *args, **values)
@@ -951,24 +962,26 @@ def bad_disk(cfg, how, after): # runs in a life: from row 4 on the disk of the r
 
 
 @drill('F21', 'logging that fails',
-    'a dashboard that is never there, fails later, or hangs; the disk of the run full, or read-only, from some row on',
-       'training and its log are as they would have been, if need be after another attempt; each step stands in the table once',
+    'a dashboard that is never there, fails later, or hangs; the disk of the run full or read-only from some '
+    'row on',
+    'training and its log are as they would have been, if need be after another attempt; each step is in the '
+    'table once',
        lambda f: f['dashboards_survived']==3 and f['disks_told']==f['disks']
        and f['bits']==f['rows']==f['table_rows_odd']==0)
 def no_log(folder, size):
-    world, steps, survived, told = world_of(folder), 2*size.steps, 0, []
+    world, steps, survived, told = shared_world(folder), 2*size.steps, 0, []
     cfg = lambda name, *more: settings(world, folder/name, f'train.steps={steps}', *more)
-    live(folder/'calm.txt', train, cfg('calm'))
+    run_child(folder/'calm.txt', train, cfg('calm'))
     for how in ('never there','fails later','hangs'):
-        life = Life(folder/f'{how}.txt', with_dashboard, cfg(how, 'log.wandb=true'), how)
-        survived += life.end(WAIT+40)==0 and compare(folder/'calm', folder/how)==dict(bits=0, rows=0)
-    for how in (fill,lock):
-        live(folder/f'{how.__name__}.txt', bad_disk, cfg(f'disk-{how.__name__}'), how, folder/how.__name__)
+        child = Child(folder/f'{how}.txt', with_dashboard, cfg(how, 'log.wandb=true'), how)
+        survived += child.end(TIMEOUT+40)==0 and compare(folder/'calm', folder/how)==dict(bits=0, rows=0)
+    for how in (fill_disk,lock_disk):
+        run_child(folder/f'{how.__name__}.txt', bad_disk, cfg(f'disk-{how.__name__}'), how, folder/how.__name__)
         if not (folder/how.__name__/'why').exists(): continue
         why = (folder/how.__name__/'why').read_text()
         told.append(('metrics' in why or 'checkpoints' in why) and '\n' not in why
             and not why.startswith('OSError'))
-        live(folder/f'{how.__name__}-again.txt', train, cfg(how.__name__))
+        run_child(folder/f'{how.__name__}-again.txt', train, cfg(how.__name__))
     apart = [compare(folder/'calm', folder/how) for how in ('fill','lock') if (folder/how/'why').exists()]
     table = lambda run: [l.split(',')[:2] for l in (run/'metrics.csv').read_text().splitlines()]
     return dict(dashboards_survived=survived, disks=len(told), disks_told=sum(told),
@@ -988,11 +1001,11 @@ def run_drill(
     (folder/id).mkdir(parents=True)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    try: found, why = d.work(folder/id, size), ''
-    except Exception as e: found, why = {}, f'{type(e).__name__}: {e}'.strip()[-1000:]
+    try: results, why = d.work(folder/id, size), ''
+    except Exception as e: results, why = {}, f'{type(e).__name__}: {e}'.strip()[-1000:]
     torch.set_num_threads(threads)
     told = {k:getattr(d, k) for k in ('id','fault','injected','expected')}
-    return dict(told, passed=bool(found) and bool(d.rule(found)), measured=found, error=why,
+    return dict(told, passed=bool(results) and bool(d.rule(results)), measured=results, error=why,
         seconds=round(time.monotonic()-start, 1), test=f'tests/test_faults.py::test_drill[{id}]', also=d.also)
 
 
@@ -1012,7 +1025,8 @@ def run_drills(
         for id in in_order(only or DRILLS):
             rows.append(row:=run_drill(id, Path(home), size))
             shutil.rmtree(Path(home)/id, ignore_errors=True)
-            say(f"{'passed' if row['passed'] else 'FAILED'} {id} {row['fault']}, {row['seconds']:.0f} s {row['error'] if row['error'] else '' if row['passed'] else row['measured']}")
+            why = row['error'] or ('' if row['passed'] else row['measured'])
+            say(f"{'passed' if row['passed'] else 'FAILED'} {id} {row['fault']}, {row['seconds']:.0f} s {why}")
     command = 'python scripts/faults.py'+(f" --only {' '.join(in_order(only))}" if only else '')
     result = dict(info=run_info(), command=command, size=asdict(size), seconds=round(time.time()-start),
         rows=rows)
