@@ -21,7 +21,7 @@ from transformers.utils import ModelOutput
 from ..data.chat import prepare_tokenizer
 from .encoder import EncodedFrames, use_kv_attention, encode_frames, load_vit, vit_layers
 from .loss import cross_entropy_sum, supervised
-from .query import POOLERS, read_slots
+from .query import POOLERS, pool_frames
 
 # %% ../../nbs/2_model/04_foveated.ipynb #213d9b62
 MODES = ('coarse', 'fine', 'autoregressive')
@@ -119,7 +119,7 @@ class FoveatedVLM(PreTrainedModel, GenerationMixin):
             raise ValueError(f"unknown reader '{config.pooler}'; choose from {', '.join(POOLERS)}")
         self.pooler = POOLERS[config.pooler](self.vision, config)
         D, H, Q = config.vision_config.hidden_size, config.text_config.hidden_size, config.query_dim
-        if self.pooler.looks:
+        if self.pooler.uses_query:
             self.q_static = nn.Parameter(torch.empty(Q))
             self.query_in = nn.Linear(Q, D, bias=False)
             if config.mode=='fine':
@@ -219,7 +219,7 @@ def get_video_features(self:FoveatedVLM,
 )->EncodedFrames:
     "Encode each distinct frame once."
     frozen = not any(p.requires_grad for p in self.vision.parameters())
-    ride = self.pooler.looks and self.config.pooler=='deep' and self.config.query_weights=='shared' and not frozen
+    ride = self.pooler.uses_query and self.config.pooler=='deep' and self.config.query_weights=='shared' and not frozen
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
         return encode_frames(self.vision, pixel_values_videos, self.query_in(self.q_static) if ride else None,
             maps, self.gradient_checkpointing and self.training)
@@ -230,7 +230,7 @@ def static_tokens(self:FoveatedVLM,
     maps:list=None, # if given, each layer appends `[U,heads,1,N]`
 )->Tensor: # `[U,k,D]`
     "What a frame says without being asked: the static query's finding, or a control's pooling."
-    if not self.pooler.looks: return self.pooler(self.vision, enc)
+    if not self.pooler.uses_query: return self.pooler(self.vision, enc)
     if enc.static_UD is not None and (maps is None or enc.maps): 
         if maps is not None: maps += enc.maps
         return rearrange(enc.static_UD, 'u d -> u 1 d')
@@ -271,7 +271,7 @@ def make_queries(self:FoveatedVLM,
 @patch
 def coarse_pass(self:FoveatedVLM, text, slots, enc, out, looks=False, cache=None, use_cache=None, **_):
     "One static query for all frames."
-    maps = [] if looks and self.pooler.looks else None
+    maps = [] if looks and self.pooler.uses_query else None
     token_MkH = self.visual_tokens(self.static_tokens(enc, maps))[slots.frame_M.to(text.device)]
     if maps: out.looks_MLhN = rearrange(maps, 'l u h 1 n -> u l h n')[slots.frame_M.to(text.device)]
     out.token_MH = rearrange(token_MkH, 'm k h -> (m k) h')
@@ -291,7 +291,7 @@ def fine_pass(self:FoveatedVLM, text, slots, enc, out, labels=None, n=None, pass
         if scored and i==0: out.coarse_sum, _ = self.loss_of(hidden, labels)
         out.query_MQ = self.make_queries(hidden[row, (place-1).clamp(min=0)], slots.first_M, place)
         maps = [] if looks else None
-        found = read_slots(self.pooler, self.vision, enc, self.query_in(out.query_MQ), slots.frame_M, maps)
+        found = pool_frames(self.pooler, self.vision, enc, self.query_in(out.query_MQ), slots.frame_M, maps)
         token_MkH = rearrange(self.visual_tokens(found), 'm h -> m 1 h')
     out.token_MH = token_MkH[:,0]
     if looks: out.looks_MLhN = rearrange(maps, 'l m h n -> m l h n')
@@ -328,7 +328,7 @@ def _walk(self:FoveatedVLM, text, places, at, slots, enc, found, cache, looks):
         before = states[-1][:,-1] if states else text[:,0]
         query = self.make_queries(before, slots.first_M[m], torch.full_like(m, p, device=text.device))
         maps = [] if looks else None
-        token = self.visual_tokens(read_slots(self.pooler, self.vision, enc, self.query_in(query),
+        token = self.visual_tokens(pool_frames(self.pooler, self.vision, enc, self.query_in(query),
             slots.frame_M[m], maps))
         text = text.index_put((torch.arange(len(text), device=text.device),
             torch.full_like(m, p, device=text.device)), token.to(text.dtype))

@@ -25,19 +25,19 @@ def patches_of(
 # %% ../../nbs/2_model/05_pooling.ipynb #7b564b68
 class ClassToken(nn.Module):
     "The ViT's own summary of a frame."
-    looks = False
-    def forward(self, vit, enc, query_UKD=None, maps=None): return enc.features_UND[:,:1]
+    uses_query = False
+    def forward(self, vit, enc, query_URD=None, maps=None): return enc.features_UND[:,:1]
 
 class MeanPool(nn.Module):
     "The average of all patches."
-    looks = False
-    def forward(self, vit, enc, query_UKD=None, maps=None):
+    uses_query = False
+    def forward(self, vit, enc, query_URD=None, maps=None):
         return reduce(patches_of(enc), 'u h w d -> u 1 d', 'mean')
 
 # %% ../../nbs/2_model/05_pooling.ipynb #b44d1713
 class GridPool(nn.Module):
     "k tokens per frame: patches averaged on a square grid."
-    looks = False
+    uses_query = False
     def __init__(self,
         k:int=16, # tokens per frame, a square number
     ):
@@ -46,21 +46,21 @@ class GridPool(nn.Module):
         if self.side**2!=k:
             raise ValueError(f'tokens_per_frame={k} is not a square number; take 1, 4, 9, 16, 25, …')
 
-    def forward(self, vit, enc, query_UKD=None, maps=None):
+    def forward(self, vit, enc, query_URD=None, maps=None):
         pooled = F.adaptive_avg_pool2d(rearrange(patches_of(enc), 'u h w d -> u d h w'), self.side)
         return rearrange(pooled, 'u d h w -> u (h w) d')
 
 # %% ../../nbs/2_model/05_pooling.ipynb #adfb2c66
 class RandomQuery(nn.Module):
     "The deep reader with one fixed random query."
-    looks = False
+    uses_query = False
     def __init__(self,
         vit:PreTrainedModel, # gives the width
     ):
         super().__init__()
         self.register_buffer('query_D', torch.randn(vit.config.hidden_size))
 
-    def forward(self, vit, enc, query_UKD=None, maps=None):
+    def forward(self, vit, enc, query_URD=None, maps=None):
         return query_attention(vit, enc, repeat(self.query_D, 'd -> u 1 d', u=len(enc)), maps=maps)
 
 # %% ../../nbs/2_model/05_pooling.ipynb #f020914f
