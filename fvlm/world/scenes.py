@@ -241,7 +241,7 @@ def _require_possible(task, world): # ValueError for a world in which the task c
     for name,low,high in [needs[task], ('frames', 1, world.frames), *[('hops', 1, cells)]*(task=='follow')]:
         value = getattr(world, name)
         if not low<=value<=high:
-            raise ValueError(f"task '{task}' cannot be made with {name}={value}; set {low} to {max(low, high)}"
+            raise ValueError(f"'{task}' cannot be made with {name}={value}; set {low} to {max(low, high)}"
                 f' (there are {world.cells}x{world.cells} cells and {colours} colours)')
 
 def make_scene(
