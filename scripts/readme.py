@@ -26,8 +26,8 @@ def relink(md):
         if target.startswith('../'): return before + target[3:]
         return m[0] if re.match(r'[a-z]+:|[/#]', target) else f'{before}nbs/{target}'
     parts = re.split(r'(^```.*?^```[ \t]*$)', md, flags=re.M | re.S)
-    return ''.join(p if i % 2 else re.sub(r'(\]\(|(?:src|href)=")([^)"\s]+)', path, p) for i,
-        p in enumerate(parts))
+    link = r'(\]\(|(?:src|href)=")([^)"\s]+)'
+    return ''.join(p if i % 2 else re.sub(link, path, p) for i, p in enumerate(parts))
 
 
 def show(output, name, images):
@@ -37,8 +37,8 @@ def show(output, name, images):
     if output['output_type'] == 'stream': return fence(text(output['text']))
     data = output['data']
     if 'text/markdown' in data: return relink(text(data['text/markdown']))
-    for kind, end in ('image/png', 'png'), ('image/jpeg', 'jpg'), ('image/gif', 'gif'), ('image/svg+xml',
-            'svg'):
+    kinds = {'image/png': 'png', 'image/jpeg': 'jpg', 'image/gif': 'gif', 'image/svg+xml': 'svg'}
+    for kind, end in kinds.items():
         if kind not in data: continue
         file, body = f'{name}.{end}', text(data[kind])
         images[file] = body.encode() if end == 'svg' else base64.b64decode(body)
@@ -65,15 +65,15 @@ def render(nb):
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--check', action='store_true',
-        help='write nothing; exit 1 if something would change')
+    parser.add_argument('--check', action='store_true', help='write nothing; exit 1 if out of date')
     check, index = parser.parse_args().check, ROOT/'nbs/index.ipynb'
     if not index.exists(): sys.exit(f'readme: there is no {index}')
     readme, images = render(json.loads(index.read_text(encoding='utf-8')))
     files = {ROOT/'README.md':readme.encode(), **{ROOT/'nbs/images'/k:v for k, v in images.items()}}
     stale = [f for f, body in files.items() if not f.exists() or f.read_bytes() != body]
     if check:
-        sys.exit(f'readme: {", ".join(str(f.relative_to(ROOT)) for f in stale)} out of date; run: python scripts/readme.py' if stale else 0)
+        names = ', '.join(str(f.relative_to(ROOT)) for f in stale)
+        sys.exit(f'readme: {names} out of date; run: python scripts/readme.py' if stale else 0)
     for file in stale:
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(files[file])

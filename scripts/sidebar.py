@@ -11,8 +11,10 @@ import yaml
 
 NBS = Path(__file__).resolve().parents[1]/'nbs'
 TITLES = {'0_start': 'Start here', '1_data': 'Data', '2_model': 'Model', '3_world': 'Built-in world',
-          '4_training': 'Training', '5_evaluation': 'Evaluation', '6_experiments': 'Experiments', '7_results': 'Results'}
-KINDS = {'Tutorials': ('0_start',), 'The book': ('1_data', '2_model', '3_world', '4_training', '5_evaluation'),
+          '4_training': 'Training', '5_evaluation': 'Evaluation', '6_experiments': 'Experiments',
+          '7_results': 'Results'}
+KINDS = {'Tutorials': ('0_start',),
+         'The book': ('1_data', '2_model', '3_world', '4_training', '5_evaluation'),
          'Experiments and results': ('6_experiments', '7_results')}
 
 
@@ -28,17 +30,19 @@ def sidebar():
     for kind, parts in KINDS.items():
         sections = [{'section': TITLES[part], 'contents': pages(NBS/part)} for part in parts]
         if kind == 'The book': sections.insert(0, first)
-        contents.append({'section': kind, 'contents': sections[0]['contents'] if len(parts) == 1 else sections})
+        only = sections[0]['contents'] if len(parts) == 1 else None
+        contents.append({'section': kind, 'contents': only or sections})
     contents.append({'section': 'Reference', 'contents': [last]})
     return yaml.safe_dump({'website': {'sidebar': {'contents': contents}}}, sort_keys=False)
 
 
 def main():
     parser = argparse.ArgumentParser(description='Make nbs/sidebar.yml.')
-    parser.add_argument('--check', action='store_true', help='write nothing; exit 1 if something would change')
+    parser.add_argument('--check', action='store_true', help='write nothing; exit 1 if out of date')
     check, file, text = parser.parse_args().check, NBS/'sidebar.yml', sidebar()
-    if check: sys.exit('sidebar: nbs/sidebar.yml is out of date; run: python scripts/sidebar.py'
-                       if file.read_text() != text else 0)
+    if check:
+        stale = file.read_text() != text
+        sys.exit('sidebar: nbs/sidebar.yml is out of date; run: python scripts/sidebar.py' if stale else 0)
     file.write_text(text)
 
 

@@ -4,7 +4,7 @@ with the check that must catch it.
     python tests/mutations.py                # all of them, about ten minutes; writes results/mutations.json
     python tests/mutations.py --only M1 M7   # some of them; writes outputs/mutations.json
 
-Each is one replacement in an exported cell of a notebook, made in a copy of the repository and exported there.
+Each is one replacement in an exported cell of a notebook, made and exported in a copy of the repository.
 It is caught when the notebook or test named beside it fails, while the same check passes without it.
 """
 import argparse
@@ -52,13 +52,15 @@ def environment(folder):
 
 
 def run(folder, *command):
-    done = subprocess.run([sys.executable, *command], cwd=folder, env=environment(folder), capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *command], cwd=folder, env=environment(folder),
+                          capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
 
 
 def run_check(folder, check):
     "Exit status and output of a notebook or a test file in the copy."
-    if check.startswith('tests/'): return run(folder, '-m', 'pytest', '-q', '-x', '-p', 'no:cacheprovider', check)
+    pytest = '-m', 'pytest', '-q', '-x', '-p', 'no:cacheprovider'
+    if check.startswith('tests/'): return run(folder, *pytest, check)
     return run(folder, 'scripts/test_notebooks.py', check)
 
 
@@ -70,8 +72,10 @@ def apply(folder, mutation):
     hits = [c for c in nb['cells'] if c['cell_type'] == 'code' and mutation.good in ''.join(c['source'])]
     hits = [c for c in hits if ''.join(c['source']).startswith('#| export')]
     found = sum(''.join(c['source']).count(mutation.good) for c in hits)
-    if found != 1: raise SystemExit(f'{mutation.id}: {found} exported places, not 1, hold {mutation.good!r} in {path.name}')
-    hits[0]['source'] = ''.join(hits[0]['source']).replace(mutation.good, mutation.bad).splitlines(keepends=True)
+    if found != 1:
+        raise SystemExit(f'{mutation.id}: {found} exported places, not 1, hold {mutation.good!r} in {path.name}')
+    broken = ''.join(hits[0]['source']).replace(mutation.good, mutation.bad)
+    hits[0]['source'] = broken.splitlines(keepends=True)
     path.write_text(json.dumps(nb), encoding='utf-8')
     return before
 
@@ -100,8 +104,9 @@ def try_mutation(folder, mutation, healthy):
         (folder/'nbs'/f'{mutation.notebook}.ipynb').write_text(before, encoding='utf-8')
         export(folder, mutation.notebook)
     caught = healthy[mutation.check] and status != 0
-    return asdict(mutation) | dict(caught=caught, passes_unbroken=healthy[mutation.check],
-                                   failure=reason(said) if status else '', seconds=round(time.time()-start, 1))
+    failure = reason(said) if status else ''
+    return asdict(mutation) | dict(caught=caught, passes_unbroken=healthy[mutation.check], failure=failure,
+                                   seconds=round(time.time()-start, 1))
 
 
 def main():
@@ -115,10 +120,12 @@ def main():
         folder = copy_of_repository(Path(tmp))
         for m in chosen:
             rows.append(try_mutation(folder, m, healthy))
-            print(f"{m.id:4} {'caught' if rows[-1]['caught'] else 'SURVIVED':8} {m.what} ({m.check})", flush=True)
+            word = 'caught' if rows[-1]['caught'] else 'SURVIVED'
+            print(f'{m.id:4} {word:8} {m.what} ({m.check})', flush=True)
     out = ROOT/('outputs' if args.only else 'results')/'mutations.json'
     out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(dict(command='python tests/mutations.py', info=run_info(), rows=rows), indent=1) + '\n')
+    result = dict(command='python tests/mutations.py', info=run_info(), rows=rows)
+    out.write_text(json.dumps(result, indent=1) + '\n')
     survived = [r['id'] for r in rows if not r['caught']]
     print(f'{out.relative_to(ROOT)}: {len(rows)-len(survived)} of {len(rows)} caught', *survived)
     sys.exit(bool(survived))

@@ -192,13 +192,14 @@ def test_code_cells_are_short():
             if c['cell_type'] == 'code':
                 most = 60 if n > 30 and holds_module(c) else 30
                 if n > most: bad.append(f'{name} cell {c["id"]}: {n} lines of at most {most}')
-                if n > 20 and before != 'markdown': bad.append(f'{name} cell {c["id"]}: {n} lines without prose')
+                if n > 20 and before != 'markdown':
+                    bad.append(f'{name} cell {c["id"]}: {n} lines without prose')
             before = c['cell_type']
     none(bad)
 
 
 def test_import_cells_only_import():
-    "The docs build runs every cell that holds an import, and no other example: what stands beside it then fails."
+    "The docs build runs every cell with an import, and no other example: what stands beside it then fails."
     bad, kinds = [], (ast.Import, ast.ImportFrom)
     for name, nb in notebooks().items():
         for c in code_cells(nb):
@@ -231,14 +232,16 @@ def test_imports_run_downwards():
                 if other == '.': bad.append(f'{name}: relative import; write "from fvlm.x import y"')
                 elif other.startswith('__'): pass
                 elif other not in made: bad.append(f'{name}: imports fvlm.{other}, which no notebook makes')
-                elif made[other] >= place(name): bad.append(f'{name}: imports fvlm.{other}, which comes later')
+                elif made[other] >= place(name):
+                    bad.append(f'{name}: imports fvlm.{other}, which comes later')
     none(bad)
 
 
 def test_every_module_has_a_notebook():
     made = {module(name) for name in notebooks()}
     files = {'.'.join(p.relative_to(ROOT/'fvlm').with_suffix('').parts): p for p in python_files('fvlm')}
-    none(f'{rel(p)}: no notebook makes it' for m, p in files.items() if m not in made and p.stem != '__init__')
+    files = {m: p for m, p in files.items() if p.stem != '__init__'}
+    none(f'{rel(p)}: no notebook makes it' for m, p in files.items() if m not in made)
 
 
 def test_the_parts_are_those_of_the_design():
@@ -250,8 +253,8 @@ def test_the_parts_are_those_of_the_design():
 
 def test_lines_fit():
     "No line over 110 columns in modules, notebooks, scripts, tests and benchmarks."
-    files = [(rel(p), p.read_text(encoding='utf-8')) for p in python_files('fvlm')]
-    files += [(rel(p), p.read_text(encoding='utf-8')) for p in [*(ROOT/'scripts').glob('*.sh'), ROOT/'.ci/run']]
+    paths = [*python_files('fvlm'), *(ROOT/'scripts').glob('*.sh'), ROOT/'.ci/run']
+    files = [(rel(p), p.read_text(encoding='utf-8')) for p in paths]
     none(f'{name}:{i}: {len(l)} columns' for name, text in [*own_code(), *files]
          for i, l in enumerate(text.splitlines(), 1) if len(l) > WIDTH)
 
@@ -262,7 +265,8 @@ def test_one_statement_a_line():
     for name, text in own_code():
         tokens = list(tokenize.generate_tokens(io.StringIO(plain(text) + '\n').readline))
         for t, after in zip(tokens, tokens[1:]):
-            if t.type == tokenize.OP and t.string == ';' and after.type not in (tokenize.NEWLINE, tokenize.COMMENT):
+            joins = after.type not in (tokenize.NEWLINE, tokenize.COMMENT)
+            if t.type == tokenize.OP and t.string == ';' and joins:
                 bad.append(f'{name}:{t.start[0]}: {t.line.strip()[:80]}')
     none(bad)
 
@@ -319,10 +323,12 @@ def test_exported_names_are_used():
 # -- words
 
 PRIVATE = {  # words of the first version -> what the field says
-    r'films?': 'video', r'census': 'sample counter', r'riders?': 'static query', r'forgets?': 'gradient checkpointing',
+    r'films?': 'video', r'census': 'sample counter', r'riders?': 'static query',
+    r'forgets?': 'gradient checkpointing',
     r'deep_read|look_attention|no_angles|see_(coarse|fine|auto)|fine_passes|unspread|in_step': 'see design',
     r'laws?(?<!scaling law)(?<!scaling laws)(?<!power law)(?<!power laws)': 'invariant',
-    r'lessons?|educat\w+': 'pretraining', r'eyes?': 'vision backbone', r'this room|other rooms?|a lower room': 'notebook',
+    r'lessons?|educat\w+': 'pretraining', r'eyes?': 'vision backbone',
+    r'this room|other rooms?|a lower room': 'notebook',
 }
 
 
@@ -367,18 +373,21 @@ def test_links_lead_somewhere():
 def dangers(text):
     "What must not be in the library or the scripts."
     nodes = list(ast.walk(tree(text)))
-    loaders = {n.name for n in nodes if isinstance(n, ast.ClassDef) and any('SafeLoader' in dotted(b) for b in n.bases)}
-    safe = loaders | {'SafeLoader', 'CSafeLoader'}
+    classes = [n for n in nodes if isinstance(n, ast.ClassDef)]
+    safe = {n.name for n in classes if any('SafeLoader' in dotted(b) for b in n.bases)}
+    safe |= {'SafeLoader', 'CSafeLoader'}
     calls = {'eval', 'exec', 'builtins.eval', 'builtins.exec', 'torch.load', 'os.system', 'os.popen',
              'yaml.unsafe_load', 'yaml.full_load'}
     for n in nodes:
         if isinstance(n, (ast.Import, ast.ImportFrom)):
             names = [n.module or ''] if isinstance(n, ast.ImportFrom) else [a.name for a in n.names]
-            if {m.split('.')[0] for m in names} & {'pickle', 'cPickle', 'cloudpickle', 'dill'}: yield n, 'pickle'
+            if {m.split('.')[0] for m in names} & {'pickle', 'cPickle', 'cloudpickle', 'dill'}:
+                yield n, 'pickle'
             if isinstance(n, ast.ImportFrom):
                 taken = [a.name for a in n.names]
                 if n.module == 'torch' and 'load' in taken: yield n, 'torch.load'
-                if n.module == 'yaml' and any(a.startswith(('load', 'unsafe')) for a in taken): yield n, 'yaml.load'
+                if n.module == 'yaml' and any(a.startswith(('load', 'unsafe')) for a in taken):
+                    yield n, 'yaml.load'
         if not isinstance(n, ast.Call): continue
         name, words = dotted(n.func), {k.arg: k.value for k in n.keywords}
         if name in calls: yield n, name
@@ -444,7 +453,8 @@ def test_every_requirement_is_used():
     for n in (n for text in texts for n in ast.walk(tree(text))):
         if isinstance(n, ast.Import): used |= {a.name.split('.')[0] for a in n.names}
         if isinstance(n, ast.ImportFrom) and not n.level: used.add(n.module.split('.')[0])
-    none(f'settings.ini: {r} is never imported' for r in named if NAMES.get(r, r) not in used and r not in TOOLS)
+    unused = [r for r in named-TOOLS if NAMES.get(r, r) not in used]
+    none(f'settings.ini: {r} is never imported' for r in unused)
 
 
 # -- results and files

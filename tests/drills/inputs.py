@@ -10,14 +10,15 @@ from torch import Tensor
 from fvlm.training import checkpoint as checkpoint_module
 from fvlm.training.checkpoint import load_checkpoint
 from fvlm.config import Config, ConfigError, load_config
-from drills.runs import (SAVE_EVERY, DrillError, damaged, data_parts, drill, log_rows, make_shards, save, settings,
+from drills.runs import (SAVE_EVERY, DrillError, damaged, data_parts, drill, log_rows, make_shards, save,
+    settings,
     shared_world, start_ranks, text_clip, tiny_run, train_rank, wait_for)
 from fvlm.data.loader import Batches, train_batches
 from fvlm.model.foveated import FoveatedVLM, load_tokenizer
 from fvlm.training.distributed import Processes
 from fvlm.data.sampling import load_clip, write_video
 from fvlm.data.shards import Shards
-from fvlm.training.trainer import build_model, plan_of, update
+from fvlm.training.trainer import build_model, make_plan, accumulate
 
 
 def keys_of(
@@ -86,7 +87,7 @@ def change_processes(folder, size):
 def count_samples(folder, size):
     n, tokenizer = 144, load_tokenizer(shared_world(folder)/'language')
     shards = Shards(make_shards(folder/'many', [text_clip(i) for i in range(n)], 72, tokenizer))
-    plan = plan_of(settings(folder, folder, 'train.batch_size=8', 'data.text_share=0'), shards, tokenizer)
+    plan = make_plan(settings(folder, folder, 'train.batch_size=8', 'data.text_share=0'), shards, tokenizer)
     ways, once = list(product((1,2,4), size.workers)), 0
     for ranks,workers in ways:
         seen = sum(keys_of((shards,tokenizer,plan), (0,n//8), ranks, workers), [])
@@ -246,7 +247,8 @@ def playlists(
     sdp = (f'v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=video {port} RTP/AVP 96\n'
         'a=rtpmap:96 H264/90000\n')
     return dict(hls=hls('#EXTINF:1,', video.name), hls_file=hls('#EXTINF:1,', local),
-        hls_web=hls('#EXTINF:1,', web), hls_key=hls(f'#EXT-X-KEY:METHOD=AES-128,URI="{web}"', '#EXTINF:1,', video.name),
+        hls_web=hls('#EXTINF:1,', web), hls_key=hls(f'#EXT-X-KEY:METHOD=AES-128,URI="{web}"', '#EXTINF:1,',
+        video.name),
         hls_master=f'#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n{web}\n',
         concat=f"ffconcat version 1.0\nfile '{video.name}'\n",
         concat_file=f"ffconcat version 1.0\nfile '{video}'\n", dash=dash,
@@ -269,9 +271,8 @@ def long_video(path): # ten hours of black, a frame per minute
 
 
 @drill('F18', 'videos that are something else',
-    'playlists, scripts and addresses in place of a video; endless files, sixteen thousand pixels, ten hours, '
-    'half a file',
-    'refused, no file that they name is read, no connection is made; a long video costs no more than a short one',
+    'playlists, scripts and addresses in place of a video; endless files, 16,384 pixels, ten hours, half a file',
+    'refused, no file that they name is read, no connection made; a long video costs no more than a short one',
        lambda f: f['refused']==f['videos'] and f['calls']==0 and f['frames_of_ten_hours']<=64
        and f['most_seconds']<10, 'tests/test_bad_data.py')
 def hostile_videos(folder, size):
@@ -383,7 +384,7 @@ def gradient(
 )->Tensor: # all of it in one row
     "The gradient of an update."
     model.zero_grad()
-    for batches in ([b] for b in pieces) if naive else (pieces,): update(model, batches, Processes())
+    for batches in ([b] for b in pieces) if naive else (pieces,): accumulate(model, batches, Processes())
     g = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     return g/len(pieces) if naive else g
 

@@ -155,7 +155,7 @@ def data_parts(
     "What a run reads."
     cfg, tokenizer = settings(world, world), load_tokenizer(world/'language')
     shards = Shards(cfg.data.shards)
-    return shards, tokenizer, trainer_module.plan_of(cfg, shards, tokenizer)
+    return shards, tokenizer, trainer_module.make_plan(cfg, shards, tokenizer)
 
 
 SERVER = multiprocessing.get_context('forkserver')
@@ -227,7 +227,8 @@ def start_ranks(
     return children
 
 
-ERRORS = (ConfigError, PlanError, ShardError, DataError, CheckpointError, TrainError, PeerError, MemoryRefusal,
+ERRORS = (ConfigError, PlanError, ShardError, DataError, CheckpointError, TrainError, PeerError,
+    MemoryRefusal,
     FileNotFoundError)
 
 def evaluate_two(
@@ -485,7 +486,7 @@ def interrupted_saves(
     act:Callable, # at the point
     steps:tuple, # of the save: 2 is a new one, 1 replaces the first
     every:int, # points
-)->Iterator[dict]: # of each save: exit code, last line, whether it recovers, whether the old files are as before
+)->Iterator[dict]: # of each save: exit code, last line, whether it recovers, whether old files are kept
     "A save, struck at every point."
     run, log_file = tiny_run(world), home/'said'
     save(home/'first', run, 1, 1)
@@ -514,7 +515,7 @@ def kill_saves(world, home, every): # runs in a child process
 @drill('F2', 'kill -9 inside a save',
     'SIGKILL at every open, write, fsync, rename and removal of a save, of a new checkpoint and of one that '
     'replaces another',
-    'the newest whole checkpoint loads, the next save works and clears what was left; nothing is done by hand',
+    'the newest whole checkpoint loads, the next save works and removes what was left, without help',
        lambda f: f['points']==f['killed']==f['recovered']>0)
 def kill_in_save(folder, size):
     run_child(folder/'said.txt', kill_saves, shared_world(folder), folder, size.every)
@@ -692,9 +693,11 @@ def sigterm_at(
         if name.startswith('evaluation'): threading.Timer(.5, send).start()
         return real(self, work, name)
     here = sys.modules[__name__]
-    places = {(1,'update'): (trainer_module, 'update', at(2)), (1,'accumulation'): (Tensor, 'backward', at(4)),
-        (0,'save'): (trainer_module, 'save_checkpoint', at(1)), (0,'evaluation'): (here, 'evaluate_two', slowly),
-        (0,'waiting'): (here, 'evaluate_two', slowly), (1,'waiting'): (Processes, 'alone', waiting)}
+    places = {(1,'update'): (trainer_module, 'accumulate', at(2)), (1,'accumulation'): (Tensor, 'backward',
+        at(4)),
+        (0,'save'): (trainer_module, 'save_checkpoint', at(1)), (0,'evaluation'): (here, 'evaluate_two',
+        slowly),
+        (0,'waiting'): (here, 'evaluate_two', slowly), (1,'waiting'): (Processes, 'on_rank_0', waiting)}
     place = places.get((rank_here(), where))
     return replaced(*place) if place else nullcontext()
 
@@ -732,7 +735,7 @@ def make_not_finite(
         if 'gradient' in kind:
             next(p.grad for p in model.parameters() if p.grad is not None).view(-1)[0] = worst
         return dict(sums, loss=sums['loss']*worst) if 'loss' in kind else sums
-    return replaced(trainer_module, 'update', change) if rank_here()==1 else nullcontext()
+    return replaced(trainer_module, 'accumulate', change) if rank_here()==1 else nullcontext()
 
 @drill('F9', 'a value that is not finite',
     'NaN and infinity in gradient and loss of one of two processes; then in every update',
@@ -768,7 +771,7 @@ def poison_updates(
         if steps.get(i)=='gradient':
             for p in model.parameters(): p.grad = None if p.grad is None else 100*p.grad
         return sums
-    return replaced(trainer_module, 'update', change)
+    return replaced(trainer_module, 'accumulate', change)
 
 @drill('F10', 'a poisoned update',
     'random answers, or a gradient a hundred times too large, in some updates of a long run',
@@ -797,7 +800,7 @@ def limit_memory(
 ):
     "Too little memory."
     step = []
-    def learn(i, real, self, *more):
+    def backward(i, real, self, *more):
         step[:] = [self.step]
         return real(self, *more)
     def forward(i, real, self, *more, **named):
@@ -806,7 +809,7 @@ def limit_memory(
         return real(self, *more, **named)
     both = ExitStack()
     if rank_here()==1:
-        both.enter_context(replaced(trainer_module.Run, 'learn', learn))
+        both.enter_context(replaced(trainer_module.Run, 'backward', backward))
         both.enter_context(replaced(FoveatedVLM, 'forward', forward))
     return both
 
@@ -843,7 +846,7 @@ def end_rank(
     def end():
         log_file.write_text(str(time.monotonic()))
         os.kill(os.getpid(), getattr(signal, how))
-    name = dict(update='update', save='save_checkpoint')[where]
+    name = dict(update='accumulate', save='save_checkpoint')[where]
     n = dict(update=5, save=1)[where]
     return replaced(trainer_module, name, lambda i, real, *a, **k: (end() if i==n else None, real(*a, **k))[
         1]) if rank_here()==who else nullcontext()
@@ -870,7 +873,8 @@ def lose_one(folder, size):
         results.append(dict(hung=how=='SIGSTOP', seconds=seconds, told=told, same=same))
     most = lambda hung: round(max((f['seconds'] for f in results if f['hung']==hung), default=0.), 1)
     return dict(falls=len(results), ended_in_one_line=sum(f['told'] for f in results),
-        same_bits=sum(f['same'] for f in results), most_seconds_dead=most(False), most_seconds_hung=most(True),
+        same_bits=sum(f['same'] for f in results), most_seconds_dead=most(False),
+        most_seconds_hung=most(True),
         limit=TIMEOUT)
 
 
@@ -946,7 +950,8 @@ def lock_disk(disk): # nothing can be written any more
     if ctypes.CDLL(None, use_errno=True).mount(None, str(disk).encode(), None, 32|1, None):
         raise DrillError('cannot make the disk read-only')
 
-def bad_disk(cfg, how, after): # runs in a child process: from row 4 on the disk of the run is full or read-only
+# runs in a child process: from row 4 on the disk of the run is full or read-only
+def bad_disk(cfg, how, after):
     disk, log = Path(cfg.out), trainer_module.Tracker.log
     disk.mkdir(parents=True, exist_ok=True)
     if not mount_small_disk(disk, 64_000_000): return
@@ -976,7 +981,8 @@ def no_log(folder, size):
         child = Child(folder/f'{how}.txt', with_dashboard, cfg(how, 'log.wandb=true'), how)
         survived += child.end(TIMEOUT+40)==0 and compare(folder/'calm', folder/how)==dict(bits=0, rows=0)
     for how in (fill_disk,lock_disk):
-        run_child(folder/f'{how.__name__}.txt', bad_disk, cfg(f'disk-{how.__name__}'), how, folder/how.__name__)
+        run_child(folder/f'{how.__name__}.txt', bad_disk, cfg(f'disk-{how.__name__}'), how,
+            folder/how.__name__)
         if not (folder/how.__name__/'why').exists(): continue
         why = (folder/how.__name__/'why').read_text()
         told.append(('metrics' in why or 'checkpoints' in why) and '\n' not in why
