@@ -9,10 +9,11 @@ One that fails does not stop the others. Then execute nbs/7_results/03_faults_re
 import argparse, sys
 from pathlib import Path
 
-import drills.inputs
-from drills.runs import DRILLS, FULL, QUICK, run_drills
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT/'tests'))
 
-ROOT = Path(__file__).resolve().parent.parent
+import drills.inputs  # noqa: E402, F401  (registers its drills)
+from drills.runs import DRILLS, FULL, QUICK, run_drills  # noqa: E402
 
 
 def main():

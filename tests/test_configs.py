@@ -2,7 +2,7 @@
 from pathlib import Path
 import pytest
 
-from fvlm.experiments.ablations import ALONG, ASKED, ablations, transfer
+from fvlm.experiments.ablations import ABLATIONS, FINE_PASS_KEYS, load_ablations, transfer
 from fvlm.config import ConfigError, diff_configs, load_config, read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]/'configs'
@@ -61,10 +61,10 @@ def test_the_baseline():
     assert sources == {'openvid', 'webvid', 'cauldron', 'smoltalk'}
 
 def test_each_ablation_changes_its_declared_thing_alone():
-    found = {name:{k:new for k, (_, new) in d.items()} for name, (_, d) in ablations(ROOT/'ablations').items(
+    found = {name:{k:new for k, (_, new) in d.items()} for name, (_, d) in load_ablations(ROOT/'ablations').items(
         )}
     assert found == DECLARED
-    assert set(found) == set(ASKED)
+    assert set(found) == set(ABLATIONS)
 
 @pytest.mark.parametrize('name', list(DECLARED))
 def test_an_ablation_is_a_base_and_a_change(name):
@@ -76,7 +76,7 @@ def test_an_ablation_is_a_base_and_a_change(name):
 def test_an_ablation_fits_the_tiny_world(name):
     baseline, tiny = load('ablations/baseline.yaml'), load('ablations/tiny.yaml')
     cfg = transfer(baseline, load(f'ablations/{name.lower()}.yaml'), tiny)
-    assert set(diff_configs(tiny, cfg))-set(ALONG) == set(DECLARED[name])
+    assert set(diff_configs(tiny, cfg))-set(FINE_PASS_KEYS) == set(DECLARED[name])
 
 def test_a_second_change_is_refused(tmp_path):
     for p in [ROOT/'base.yaml', *(ROOT/'ablations').glob('*.yaml')]:
@@ -86,4 +86,4 @@ def test_a_second_change_is_refused(tmp_path):
     (tmp_path/'tiny').mkdir()
     spoilt = tmp_path/'ablations'/'lr2.yaml'
     spoilt.write_text(spoilt.read_text(encoding='utf-8')+'data: {order: video_first}\n')
-    with pytest.raises(ConfigError, match='data.order'): ablations(tmp_path/'ablations')
+    with pytest.raises(ConfigError, match='data.order'): load_ablations(tmp_path/'ablations')

@@ -1,13 +1,13 @@
-"""The fault drills at a small size; `scripts/faults.py` does them in full."""
+"""The fault drills at a small size; `python scripts/faults.py` does them in full and writes results/faults.json."""
 import os
-import pytest
-import drills.inputs
-from drills.runs import DRILLS, QUICK, in_order, run_drill
 
-# tests/test_inputs.py and tests/test_data_order.py do these
-ELSEWHERE = {'F6', 'F7', 'F8', 'F16', 'F18', 'F19', 'F20', 'F22'}
-LONG = {'F1', 'F3', 'F14', 'F21'}  # tests/test_processes.py kills a run too; FVLM_ALL=1 does all here
-HERE = [id for id in in_order(DRILLS) if id not in ELSEWHERE | LONG or os.environ.get('FVLM_ALL')]
+import drills.inputs  # registers its drills
+import pytest
+from drills.runs import DRILLS, QUICK, Drill, in_order, run_drill
+
+LONG = {'F1', 'F3', 'F14', 'F21'}  # FVLM_ALL=1 does these too; tests/test_processes.py kills a run as well
+ELSEWHERE = {'F6', 'F7', 'F8'}  # tests/test_data_order.py
+CHOSEN = [id for id in in_order(DRILLS) if id not in LONG | ELSEWHERE or os.environ.get('FVLM_ALL')]
 
 
 @pytest.fixture(scope='module')
@@ -16,7 +16,22 @@ def home(tmp_path_factory):
     return tmp_path_factory.mktemp('drills')
 
 
-@pytest.mark.parametrize('id', HERE)
+@pytest.mark.parametrize('id', CHOSEN)
 def test_drill(home, id):
     row = run_drill(id, home, QUICK)
     assert row['passed'], row['error'] or row['measured']
+
+
+@pytest.mark.parametrize('work, passed', [
+    (lambda folder, size: dict(counted=3), True), (lambda folder, size: dict(counted=2), False),
+    (lambda folder, size: {}, False), (lambda folder, size: 1/0, False)])
+def test_a_drill_can_fail(tmp_path, monkeypatch, work, passed):
+    "A broken rule, nothing measured or an error inside the drill is a failed row, not a lost one."
+    drill = Drill('F97', 'a wrong count', 'counting to three', 'three', lambda f: f['counted'] == 3, work)
+    monkeypatch.setitem(DRILLS, 'F97', drill)
+    row = run_drill('F97', tmp_path, QUICK)
+    assert row['passed'] is passed and row['id'] == 'F97'
+
+
+def test_every_drill_module_is_registered():
+    assert {d.work.__module__ for d in DRILLS.values()} == {'drills.runs', drills.inputs.__name__}
