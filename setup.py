@@ -21,7 +21,7 @@ setup(
     keywords=cfg["keywords"],
     url=cfg["git_url"],
     packages=find_packages(include=["fvlm", "fvlm.*"]),
-    package_data={"fvlm": ["tiny/*"]},
+    package_data={"fvlm": ["tiny/*"], "fvlm.experiments": ["*.jinja"]},
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
     extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "ray")},

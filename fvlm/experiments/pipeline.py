@@ -15,7 +15,7 @@ from ..world.backbones import build_backbones
 from ..config import ConfigError, write_atomic
 from ..model.foveated import MODES
 from .recipe import Recipe, Step, hours_text, note, read_notes, stage_configs, stage_cost
-from .report import CSS, Markup, figure_stages, html_table, outcome, percent, points, save_figure, tag
+from .report import figure_stages, outcome, percent, points, save_figure, save_page
 from .speedrun import FILMS, render_films
 from ..training.tracking import progress, read_metrics
 
@@ -148,22 +148,15 @@ def stage_curves(
     return found
 
 # %% ../../nbs/6_experiments/06a_pipeline.ipynb #eb0c102d
-def _section(title, *inside): return tag('section', tag('h2', title), *inside)
-def _pre(title, content): return tag('details', tag('summary', title), tag('pre', content))
-
 def _accuracies(found): # the table of modes
-    rows = [{'data':x['data'], 'task':x['task'] or '–', 'mode':x['mode'], 'items':x['n'],
-        'right, %':percent(x['accuracy'], x['lo'], x['hi']), 'chance, %':percent(x['chance']),
-             'loss':f"{x['loss']:.3f}", 'above chance':'yes' if x['above_chance'] else 'not shown'}
-             for x in found['results']]
-    return html_table(pd.DataFrame(rows),
-        'Right answers in percent with 95 % intervals, word for word; loss in nats per token.')
+    return pd.DataFrame([{'data':x['data'], 'task':x['task'] or '–', 'mode':x['mode'], 'items':x['n'],
+        'correct, %':percent(x['accuracy'], x['lo'], x['hi']), 'chance, %':percent(x['chance']),
+        'loss':f"{x['loss']:.3f}", 'above chance':'yes' if x['above_chance'] else 'not shown'}
+        for x in found['results']])
 
 def _pairs(found): # modes against each other
-    rows = [dict(data=x['data'], comparison=f"{x['a']} against {x['b']}", items=x['n'],
-        difference=points(x['difference'], x['lo'], x['hi']), p=f"{x['p']:.3g}", reading=outcome(x))
-        for x in found['paired']]
-    return html_table(pd.DataFrame(rows), 'The same items in two modes: first minus second.') if rows else ''
+    return pd.DataFrame([dict(data=x['data'], comparison=f"{x['a']} against {x['b']}", items=x['n'],
+        difference=points(x['difference'], x['lo'], x['hi']), reading=outcome(x)) for x in found['paired']])
 
 # %% ../../nbs/6_experiments/06a_pipeline.ipynb #06ddee47
 def _effort(r, runs): # what the stages took
@@ -177,13 +170,7 @@ def _effort(r, runs): # what the stages took
                      'memory, GB':f"{s['peak_memory']:.1f}", 'hardware':f"{i['gpus']} × {i['gpu']}"
                      if i['gpu'] else f"{i['cpu']}, {i['cores']} cores",
                      'commit':f"{str(i['commit'])[:10]}{' with changes' if i['dirty'] else ''}"})
-    return html_table(pd.DataFrame(rows), 'FLOPs by arithmetic, from the mean sample of the shards.')
-
-def _told(r, notes, info): # how it was made
-    rows = [dict(step=n, time=hours_text(x['seconds']/3600), command=x['command']) for n,x in notes.items()]
-    facts = ', '.join(f'{k} {info[k]}' for k in ('python','torch','transformers','time'))
-    return [tag('p', facts, class_='soft'), html_table(pd.DataFrame(rows)) if rows else '',
-        _pre(Path(r.file).name, Path(r.file).read_text(encoding='utf-8'))]
+    return pd.DataFrame(rows)
 
 # %% ../../nbs/6_experiments/06a_pipeline.ipynb #91119806
 def write_pipeline_report(
@@ -191,18 +178,13 @@ def write_pipeline_report(
 )->Path: # of the page
     "What came out of a pipeline, in one file."
     out = Path(r.out)
-    found, runs = json.loads((out/'evaluation.json').read_text()), {
-        n:json.loads((out/n/'summary.json').read_text()) for n in r.stages}
-    figure = figure_stages(dict(smoke=False, curves=stage_curves(r)))
-    words = 'Loss of the stages: coarse is the static look, fine the dynamic one. Dotted: training.'
-    parts = [tag('p', f"{r.name}: the model {found['model']}, examined on {found['split']} items with frames and question in the order {found['order']}.", class_='soft'),
-             _section('What it can do', _accuracies(found), _pairs(found),
-             tag('p', 'Chance is the level that the items bring, or what the commonest answer of these items would reach.', class_='soft')),
-             _section('Learning', save_figure(figure, out/'figures'/'stages.png', words)),
-             _section('What it took', _effort(r, runs)),
-             _section('How it was made', *_told(r, read_notes(r.out), found['info']),
-             *(_pre(f'config of {n}', yaml.safe_dump(x['config'], sort_keys=False)) for n,x in runs.items()))]
-    head = tag('head', tag('meta', charset='utf-8'), tag('meta', name='viewport',
-        content='width=device-width, initial-scale=1'), tag('title', r.name), tag('style', Markup(CSS)))
-    return write_atomic(out/'report.html', '<!doctype html>\n'+tag('html', head,
-        tag('body', tag('h1', r.name), *parts), lang='en')+'\n')
+    found = json.loads((out/'evaluation.json').read_text())
+    runs = {n:json.loads((out/n/'summary.json').read_text()) for n in r.stages}
+    steps = pd.DataFrame([dict(step=n, time=hours_text(x['seconds']/3600), command=x['command'])
+        for n,x in read_notes(r.out).items()])
+    versions = ', '.join(f"{k} {found['info'][k]}" for k in ('python','torch','transformers','time'))
+    files = {Path(r.file).name:Path(r.file).read_text(encoding='utf-8'), **{f'config of {n}':
+        yaml.safe_dump(x['config'], sort_keys=False) for n,x in runs.items()}}
+    losses = save_figure(figure_stages(dict(smoke=False, curves=stage_curves(r))), out/'figures'/'stages.png')
+    return save_page(out/'report.html', 'pipeline.html.jinja', r.name, found=found, accuracies=_accuracies(found),
+        pairs=_pairs(found), losses=losses, effort=_effort(r, runs), versions=versions, steps=steps, files=files)
