@@ -54,7 +54,7 @@ class Batches(Dataset):
         except (ShardError, ChatError) as e:
             error = e if isinstance(e, ShardError) else ShardError(f'{self.shards.place(i)}: {e}')
             if self.strict: raise error from None
-            row = self.shards.table[self.shards.at[i]]
+            row = self.shards.table[self.shards.rows[i]]
             return _placeholder(self.shards.names['sources'][row['source']], e, self.pad_id)
 
 # %% ../../nbs/1_data/07_loader.ipynb #82930dc7
