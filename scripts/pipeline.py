@@ -1,21 +1,23 @@
-"""Raw data to report: shards, three stages, an examination and a page, from one file.
+"""Raw data to report: shards, three stages, an evaluation and a page, from one file.
 
-    python scripts/pipeline.py configs/tiny/pipeline.yaml --dry-run           # plan, cost and disk; nothing is written
-    python scripts/pipeline.py configs/tiny/pipeline.yaml                     # do it; the built-in world, offline
+    python scripts/pipeline.py configs/tiny/pipeline.yaml --dry-run    # plan, cost, disk; writes nothing
+    python scripts/pipeline.py configs/tiny/pipeline.yaml              # do it; the built-in world, offline
     python scripts/pipeline.py configs/pipeline.yaml out=/data/run shards=/data/shards processes=2
 
 `bash scripts/pipeline.sh` does the same, makes the environment first and keeps all caches in FVLM_CACHE.
-A second call skips what is done. Exit codes: 0 all done, 1 something failed, 75 stopped on request (SIGTERM, Ctrl-C): the same command goes on.
-Keys of the file can be overridden, also those of the stages: stages.stage1.train.steps=100, every_stage.train.workers=8.
+A second call skips what is done. Exit codes: 0 all done, 1 something failed, 75 stopped on request (SIGTERM,
+Ctrl-C): the same command continues. Keys of the file can be overridden, also those of the stages:
+stages.stage1.train.steps=100, every_stage.train.workers=8.
 """
 import argparse, sys
 
 from transformers.utils.logging import disable_progress_bar
 
 from fvlm.config import ConfigError
-from fvlm.experiments.pipeline import make_world, run_steps, write_pipeline_report
-from fvlm.experiments.recipe import check_disk, check_done, disk_needs, read_recipe, show_plan, steps_of
 from fvlm.data.shards import ShardError
+from fvlm.experiments.recipe import (check_disk, check_finished, disk_needs, make_world, plan_steps,
+                                     plan_text, read_recipe, remember, write_recipe_report)
+from fvlm.experiments.runner import run_commands
 
 
 def main():
@@ -31,13 +33,14 @@ def main():
     try:
         recipe = read_recipe(args.config, overrides)
         if args.do:
-            (make_world if args.do == 'world' else write_pipeline_report)(recipe)
+            dict(world=make_world, report=write_recipe_report)[args.do](recipe)
             return 0
-        steps = steps_of(recipe)
-        print(show_plan(recipe, steps), flush=True)
-        check_done(recipe.out, steps)
+        steps = plan_steps(recipe)
+        print(plan_text(recipe, steps), flush=True)
+        check_finished(recipe.out, steps)
         check_disk(disk_needs(recipe, steps))
-        return 0 if args.dry_run else run_steps(steps, recipe.out)
+        if args.dry_run: return 0
+        return run_commands(steps, recipe.out, lambda step, seconds: remember(recipe.out, step, seconds))
     except (ConfigError, ShardError, FileNotFoundError) as e:
         sys.exit(f"pipeline: {' '.join(str(e).split())}")
 

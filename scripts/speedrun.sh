@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job, set-up included:  bash scripts/speedrun.sh [--smoke] [--seeds N]
+# The main experiment, set-up included:  bash scripts/speedrun.sh [--smoke] [--seeds N]
 # Result: outputs/speedrun/report.html (with --smoke outputs/smoke/report.html).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -22,7 +22,7 @@ def comment(name): return (ROOT/name).read_text(encoding='utf-8').splitlines()[0
 
 
 @pytest.mark.parametrize('name', FILES)
-def test_it_loads_and_says_what_it_is(name):
+def test_it_loads_and_begins_with_a_comment(name):
     load(name)
     assert comment(name).startswith('# '), f'{name}: the first line is no comment'
 
@@ -30,9 +30,9 @@ def test_names_and_folders_are_unique():
     runs = [load(f) for f in FILES if Path(f).stem not in ('base', 'common', 'baseline')
         and f != 'ablations/tiny.yaml']
     for what in ('name', 'out'):
-        seen = [getattr(c, what) for c in runs]
-        assert len(set(seen)) == len(
-            seen), f'{what} twice: {sorted(x for x in set(seen) if seen.count(x) > 1)}'
+        values = [getattr(c, what) for c in runs]
+        twice = sorted({v for v in values if values.count(v) > 1})
+        assert not twice, f'{what} twice: {twice}'
 
 @pytest.mark.parametrize('name', STAGES)
 def test_stages(name):
@@ -61,10 +61,9 @@ def test_the_baseline():
     assert sources == {'openvid', 'webvid', 'cauldron', 'smoltalk'}
 
 def test_each_ablation_changes_its_declared_thing_alone():
-    found = {name:{k:new for k, (_, new) in d.items()} for name, (_, d) in load_ablations(ROOT/'ablations').items(
-        )}
-    assert found == DECLARED
-    assert set(found) == set(ABLATIONS)
+    found = load_ablations(ROOT/'ablations').items()
+    assert {name:{k:new for k, (_, new) in d.items()} for name, (_, d) in found} == DECLARED
+    assert set(DECLARED) == set(ABLATIONS)
 
 @pytest.mark.parametrize('name', list(DECLARED))
 def test_an_ablation_is_a_base_and_a_change(name):
