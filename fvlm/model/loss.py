@@ -18,28 +18,32 @@ def supervised(
 )->tuple: # states `[A,H]`, their targets `[A]`, and the row each belongs to `[A]`
     "The states that predict a supervised token, and those tokens."
     if hidden_BSH.shape[:2]!=labels_BS.shape:
-        raise ValueError(f'labels are {tuple(labels_BS.shape)} but states are {tuple(hidden_BSH.shape[:2])}; both must be [B,S]')
+        raise ValueError(f'labels are {tuple(labels_BS.shape)} but states are {tuple(hidden_BSH.shape[:2])}; '
+                         'both must be [B,S]')
     row, s = (labels_BS[:,1:]!=IGNORE).nonzero(as_tuple=True)
     target_A = labels_BS[row, s+1]
     row, s, target_A = (t.to(hidden_BSH.device, non_blocking=True) for t in (row, s, target_A))
     return hidden_BSH[row, s], target_A, row
 
 # %% ../../nbs/2_model/03_loss.ipynb #66d137db
-def _chunk_sum(h_AH, weight_VH, target_A): 
-    return F.cross_entropy((h_AH@weight_VH.T).float(), target_A, reduction='sum')
+def _widen(t): return t.to(torch.promote_types(t.dtype, torch.float32)) # sums in at least float32
+
+def _chunk_sum(h_AH, weight_VH, target_A):
+    return F.cross_entropy(_widen(h_AH@weight_VH.T), target_A, reduction='sum')
 
 def cross_entropy_sum(
     h_AH:Tensor, # states
     weight_VH:Tensor, # the LLM's head
     target_A:Tensor, # token ids
     chunk:int=4096, # states per chunk if not fused
-    fused:bool=hasattr(F,'linear_cross_entropy'), # torch's own function (2.13 and later); keeps A·V log-probabilities
+    fused:bool=hasattr(F,'linear_cross_entropy'), # torch's own function (2.13 and later)
 )->Tensor: # scalar, nats, **summed** over tokens
     "Cross-entropy of supervised states, summed over tokens."
-    if fused: return F.linear_cross_entropy(h_AH, weight_VH.to(h_AH.dtype), target_A, reduction='sum').float()
+    weight_VH = weight_VH.to(h_AH.dtype)
+    if fused: return _widen(F.linear_cross_entropy(h_AH, weight_VH, target_A, reduction='sum'))
     parts = zip(h_AH.split(chunk), target_A.split(chunk))
-    return sum((checkpoint(_chunk_sum, h, weight_VH.to(h.dtype), t, use_reentrant=False) for h,t in parts),
-        h_AH.new_zeros(()).float())
+    return sum((checkpoint(_chunk_sum, h, weight_VH, t, use_reentrant=False) for h,t in parts),
+               _widen(h_AH.new_zeros(())))
 
 # %% ../../nbs/2_model/03_loss.ipynb #7c870dbd
 @torch.no_grad()
@@ -50,7 +54,7 @@ def token_losses(
 )->tuple: # loss `[A]` in nats, correct `[A]` bool, row `[A]`
     "Loss and correctness of every supervised token."
     h_AH, target_A, row_A = supervised(hidden_BSH, labels_BS)
-    logits_AV = (h_AH@weight_VH.to(h_AH.dtype).T).float()
+    logits_AV = _widen(h_AH@weight_VH.to(h_AH.dtype).T)
     return F.cross_entropy(logits_AV, target_A, reduction='none'), logits_AV.argmax(-1)==target_A, row_A
 
 # %% ../../nbs/2_model/03_loss.ipynb #940564d3
@@ -62,7 +66,6 @@ def sequence_logprob(
     "Log-probability of each answer: minus the sum of its tokens' losses."
     return -loss_A.new_zeros(B).index_add(0, row_A, loss_A)
 
-# %% ../../nbs/2_model/03_loss.ipynb #9fbb190a
 def preference_loss(
     chosen_B:Tensor, # log-probability of the preferred answers
     rejected_B:Tensor, # and of the others
