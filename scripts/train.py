@@ -3,27 +3,28 @@
     python scripts/train.py --config configs/tiny/stage1.yaml train.lr.connector=1e-3
     torchrun --nproc_per_node 2 scripts/train.py --config configs/tiny/stage1.yaml
 
-On a laptop, `python scripts/speedrun.py --only data` makes the films and backbones that `configs/tiny` names.
-A run that was interrupted continues. Asked to stop (SIGTERM, Ctrl-C), all its processes save the same update and end with 0.
-Every setting is a key of the config.
+`python scripts/speedrun.py --only data` makes the videos and backbones that `configs/tiny` names.
+A run that was interrupted continues. Asked to stop (SIGTERM, Ctrl-C), all processes save the same update and
+exit with 0. Every setting is a key of the config.
 """
 import argparse, sys
 
 import torch.distributed as dist
 from transformers.utils.logging import disable_progress_bar
 
-from fvlm.training.checkpoint import CheckpointError
 from fvlm.config import ConfigError, load_config
-from fvlm.evaluation.metrics import validate
-from fvlm.training.guards import MemoryRefusal
 from fvlm.data.loader import DataError
 from fvlm.data.plan import PlanError
-from fvlm.training.distributed import PeerError, Stopped
 from fvlm.data.shards import ShardError
+from fvlm.evaluation.metrics import validate
+from fvlm.training.checkpoint import CheckpointError
+from fvlm.training.distributed import PeerError, Stopped
+from fvlm.training.guards import MemoryRefusal
 from fvlm.training.tracking import LogError
 from fvlm.training.trainer import TrainError, train
 
-ERRORS = ConfigError, PlanError, ShardError, DataError, CheckpointError, TrainError, PeerError, MemoryRefusal, LogError, FileNotFoundError
+ERRORS = (ConfigError, PlanError, ShardError, DataError, CheckpointError, TrainError, PeerError,
+    MemoryRefusal, LogError, FileNotFoundError)
 
 
 def main():
