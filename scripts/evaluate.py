@@ -1,7 +1,7 @@
-"""A trained model on the same items in all its modes: accuracy with chance and interval, loss, and the modes compared item by item.
+"""Evaluate a trained model on the same items in all its modes, and compare the modes item by item.
 
-    python scripts/evaluate.py outputs/stage3/model data/llava-video data/cauldron --out outputs/evaluation.json
-    python scripts/evaluate.py tiny outputs/speedrun/shards/lookup --out outputs/evaluation.json --samples 300 --modes coarse fine
+    python scripts/evaluate.py outputs/stage3/model data/llava-video data/cauldron --out outputs/results.json
+    python scripts/evaluate.py tiny outputs/speedrun/shards/lookup --out outputs/tiny.json --samples 300
 
 Writes FILE as JSON, with code and machine, and beside it the same numbers as a table (.csv).
 """
@@ -13,28 +13,29 @@ from transformers.utils.logging import disable_progress_bar
 
 from fvlm.config import DataConfig
 from fvlm.data.build import number_option
+from fvlm.data.shards import SPLITS
 from fvlm.evaluation.exam import evaluate_model, save_evaluation
 from fvlm.model.foveated import MODES
-from fvlm.data.shards import SPLITS
+
+
+def options():
+    parser = argparse.ArgumentParser(description='Evaluate a model in all its modes.')
+    add, whole = parser.add_argument, number_option()
+    add('model', help='tiny, a folder, or a name on the hub')
+    add('shards', nargs='+', help='folders of shards')
+    add('--out', type=Path, required=True, metavar='FILE', help='a .json file')
+    add('--split', choices=SPLITS, default='test', help='part of the shards (default test)')
+    add('--samples', type=whole, default=1000, metavar='N', help='of each folder, at most (default 1000)')
+    add('--modes', nargs='+', choices=MODES, default=MODES, help='modes to score (default all)')
+    add('--order', default='question_first', help='where the frames stand (default question_first)',
+        choices=['question_first', 'video_first', 'mixed', 'frames_front'])
+    add('--image-frames', type=whole, default=1, metavar='N', help='frames an image is shown for (default 1)')
+    add('--max-tokens', type=whole, default=1024, metavar='N', help='longest sequence (default 1024)')
+    return parser.parse_args()
 
 
 def main():
-    parser = argparse.ArgumentParser(description='Measure a model in all its modes.')
-    parser.add_argument('model', help='tiny, a folder, or a name on the hub')
-    parser.add_argument('shards', nargs='+', help='folders of shards')
-    parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='a .json file')
-    parser.add_argument('--split', choices=SPLITS, default='test',
-        help='which part of the shards (default test)')
-    parser.add_argument('--samples', type=number_option(), default=1000, metavar='N',
-        help='of each folder, at most (default 1000)')
-    parser.add_argument('--modes', nargs='+', choices=MODES, default=MODES, help='ways to look (default all)')
-    parser.add_argument('--order', choices=['question_first', 'video_first', 'mixed', 'frames_front'],
-        default='question_first', help='where the frames stand')
-    parser.add_argument('--image-frames', type=number_option(), default=1, metavar='N',
-        help='for how many frames an image is shown (default 1)')
-    parser.add_argument('--max-tokens', type=number_option(), default=1024, metavar='N',
-        help='longest sequence (default 1024)')
-    args = parser.parse_args()
+    args = options()
     disable_progress_bar()
     how = DataConfig(order=args.order, image_frames=args.image_frames, max_tokens=args.max_tokens)
     try:
@@ -45,7 +46,8 @@ def main():
     columns = ['data', 'task', 'mode', 'n', 'accuracy', 'lo', 'hi', 'chance', 'loss']
     print(pd.DataFrame(found['results'])[columns].to_string(index=False, float_format='{:.3f}'.format))
     for p in found['paired']:
-        print(f"{p['data']}: {p['a']} - {p['b']} {100*p['difference']:+.1f} points ({100*p['lo']:+.1f} to {100*p['hi']:+.1f}), p {p['p']:.3g}, {p['n']} items")
+        print(f"{p['data']}: {p['a']} - {p['b']} {100*p['difference']:+.1f} points "
+              f"({100*p['lo']:+.1f} to {100*p['hi']:+.1f}), p {p['p']:.3g}, {p['n']} items")
 
 
 if __name__ == '__main__': main()
