@@ -23,9 +23,10 @@ from transformers.utils import logging
 from . import __version__
 from .data.build import build_options, build_shards, bytes_text, index_folder, number_option
 from .data.chat import END, prepare_tokenizer, special_id
-from .data.check import check_shards, samples_text, show_samples
+from .data.check import check_shards
 from .data.sampling import load_clip
 from .data.shards import SPLITS, FrameSpec
+from .data.show import show_samples
 from .data.sources import SOURCES, clips_from, records_in
 from .evaluation.attention import Looks, animate, look_at, question_batch, show_looks
 from .evaluation.cost import cost_options, run_cost
@@ -88,7 +89,7 @@ def answer(
     ids_A = out.sequences[0, batch['input_ids'].shape[1]:]
     p_A = torch.stack(out.logits, 1)[0].float().softmax(-1).gather(1, ids_A[:,None])[:,0].tolist()
     tokens = [(tokenizer.decode([i]), p) for i,p in zip(ids_A.tolist(), p_A)]
-    shown = model.pooler.looks and look_at(model, tokenizer, clip.frames_TCHW, question, mode, order, enc)
+    shown = model.pooler.uses_query and look_at(model, tokenizer, clip.frames_TCHW, question, mode, order, enc)
     return Answer(tokenizer.decode(ids_A, skip_special_tokens=True).strip(), prod(p_A), tokens,
         ids_A[-1].item()==end, time.perf_counter()-start, clip.times_T, shown or None)
 
@@ -260,7 +261,7 @@ def _check_options(parser):
 def _run_check(o):
     tokenizer = _data_tokenizer(o.tokenizer)
     with progress(_count_tars(o.folder), 'checking', 'shard') as bar:
-        report = check_shards(o.folder, tokenizer, o.decode or 1e-9, o.workers, bar.update)
+        report = check_shards(o.folder, tokenizer, o.decode, o.workers, bar.update)
     print(report)
     return 0 if report.ok else 1
 
@@ -272,15 +273,15 @@ def _show_options(parser):
     add('--split', choices=SPLITS, help='only from this split')
     add('--tokenizer', metavar='NAME', help='show its tokens: tiny, a folder, or a name on the hub')
     add('--seed', type=number_option(least=0), default=0, metavar='N', help='of the drawing (default 0)')
-    add('--out', metavar='FILE', help='draw to a .png, .pdf or .svg instead of printing text')
+    add('--out', metavar='FILE', help='write an .html page with the frames instead of printing text')
 
 def _run_show(o):
-    if o.out and Path(o.out).suffix not in ('.png','.pdf','.svg'):
-        raise ValueError(f'--out {o.out}: end it in .png, .pdf or .svg')
+    if o.out and Path(o.out).suffix!='.html': raise ValueError(f'--out {o.out}: end it in .html')
     options = dict(n=o.samples, split=o.split or '', tokenizer=_data_tokenizer(o.tokenizer), seed=o.seed)
-    if not o.out: print(samples_text(o.folder, **options))
+    sheet = show_samples(o.folder, **options)
+    if not o.out: print(sheet)
     else:
-        show_samples(o.folder, **options).savefig(o.out)
+        sheet.save(o.out)
         print(f'{o.out} shows {o.samples} samples of {o.folder}')
     return 0
 
