@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IMAGE_MEAN', 'IMAGE_STD', 'tiny_vit_config', 'normalise', 'attention_mode', 'kv_attention', 'use_kv_attention',
            'vit_layers', 'final_norm', 'n_prefix', 'rope_kwargs', 'empty_rope_kwargs', 'EncodedFrames', 'encode_frames',
-           'load_vit']
+           'load_backbone', 'load_vit']
 
 # %% ../../nbs/2_model/01_encoder.ipynb #e18d79d4
 from contextlib import contextmanager
@@ -21,13 +21,13 @@ from transformers import AttentionInterface, AutoConfig, AutoModel, PreTrainedMo
 # %% ../../nbs/2_model/01_encoder.ipynb #a00405a3
 def tiny_vit_config(
     kind:str='dinov2', # or dinov3_vit
-    **options, # fields of the configuration, instead of the small ones
+    **options, # fields of the configuration
 ): # three layers, width 48, 24-pixel frames in patches of 8
-    "The configuration of a small ViT, for tests and examples."
-    own = dict(dinov2=dict(mlp_ratio=2), dinov3_vit=dict(intermediate_size=96, num_register_tokens=2))
+    "A small ViT, for tests and examples."
     sizes = dict(hidden_size=48, num_hidden_layers=3, num_attention_heads=4, image_size=24, patch_size=8,
-                 layerscale_value=1., initializer_range=.1)
-    return AutoConfig.for_model(kind, **sizes|own[kind]|options)
+                 initializer_range=.1)
+    if kind=='dinov3_vit': sizes |= dict(intermediate_size=96, num_register_tokens=2)
+    return AutoConfig.for_model(kind, **sizes|options)
 
 # %% ../../nbs/2_model/01_encoder.ipynb #486ad097
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -36,7 +36,7 @@ def normalise(
     frames_UCHW:Tensor, # uint8 `[U,3,H,W]`, 0..255
     dtype:torch.dtype=torch.float32, # of the result
 )->Tensor: # `[U,3,H,W]`, roughly -2.1..2.6
-    "ImageNet normalisation on whatever device the frames are on."
+    "ImageNet normalisation, on the frames' device."
     if frames_UCHW.dtype!=torch.uint8:
         raise TypeError(f'frames must be uint8, 0..255, not {frames_UCHW.dtype}')
     wide = dict(dtype=torch.promote_types(dtype, torch.float32), device=frames_UCHW.device)
@@ -48,10 +48,10 @@ _state, _PLAIN = local(), (None, False, None, None)
 
 @contextmanager
 def attention_mode(
-    keep:list=None, # writing: each layer appends its `(key, value)`
+    keep:list=None, # writing: each layer appends `(key, value)`
     static_query:bool=False, # writing: row 0 is a query to which no row attends
     kv:tuple=None, # reading: `(key, value)` to attend to
-    maps:list=None, # if given, each layer appends the attention of row 0 (writing) or of all rows
+    maps:list=None, # each layer appends the attention of row 0 (writing) or of all rows
 ):
     "Inside the block, `kv_attention` writes or reads keys and values."
     before = getattr(_state, 'mode', _PLAIN)
@@ -61,15 +61,13 @@ def attention_mode(
 
 # %% ../../nbs/2_model/01_encoder.ipynb #0770af4b
 def kv_attention(
-    module:nn.Module, # the attention layer that calls
-    query:Tensor, # `[U,heads,rows,D/heads]`
-    key:Tensor, # `[U,heads,rows,D/heads]`
-    value:Tensor, # `[U,heads,rows,D/heads]`
+    module:nn.Module, # the layer that calls
+    query:Tensor, # `[U,heads,rows,D/heads]`, as are key and value
+    key:Tensor, value:Tensor,
     attention_mask:Tensor=None, # only in plain mode
     scaling:float=None, # of the logits
     dropout:float=0., # of the weights
-    **kwargs, # what other attention functions would use
-)->tuple: # `[U,rows,heads,D/heads]`, None
+    **kwargs)->tuple: # `[U,rows,heads,D/heads]`, None
     "Attention that can keep its keys and values, or read kept ones."
     keep, static_query, kv, maps = getattr(_state, 'mode', _PLAIN)
     if keep is not None:
@@ -93,33 +91,27 @@ def use_kv_attention(
     return vit
 
 # %% ../../nbs/2_model/01_encoder.ipynb #702fc674
-def vit_layers(
-    vit:PreTrainedModel, # a ViT
-)->nn.ModuleList: # its L layers
-    "The transformer layers of a ViT, whatever they are called."
+def vit_layers(vit:PreTrainedModel)->nn.ModuleList:
+    "The transformer layers, whatever they are called."
     L = vit.config.num_hidden_layers
     lists = [m for m in vit.modules() if isinstance(m, nn.ModuleList) and len(m)==L]
     if not lists: raise ValueError(f'{type(vit).__name__}: found no list of {L} layers; is this a ViT?')
     return lists[0]
 
-def final_norm(
-    vit:PreTrainedModel, # a ViT
-)->nn.Module: # the norm after the last layer
-    "The last norm of a ViT."
+def final_norm(vit:PreTrainedModel)->nn.Module:
+    "The norm after the last layer of a ViT."
     return next(m for n,m in vit.named_children() if n in ('layernorm','norm','post_layernorm'))
 
-def n_prefix(
-    vit:PreTrainedModel, # a ViT
-)->int: # class token plus registers
-    "How many tokens stand before the patches."
+def n_prefix(vit:PreTrainedModel)->int:
+    "How many tokens stand before a ViT's patches: class token and registers."
     return 1+getattr(vit.config, 'num_register_tokens', 0)
 
 # %% ../../nbs/2_model/01_encoder.ipynb #ef30f2f2
-def rope_kwargs(vit, pixels_UCHW): # rotation angles of the patches, if the ViT's layers take any
+def rope_kwargs(vit, pixels_UCHW): # rotation angles of the patches, if layers take any
     if not hasattr(vit, 'rope_embeddings'): return {}
     return {'position_embeddings': vit.rope_embeddings(pixels_UCHW)}
 
-def empty_rope_kwargs(vit, like): # the same for rows that are not patches
+def empty_rope_kwargs(vit, like): # for rows that are not patches
     if not hasattr(vit, 'rope_embeddings'): return {}
     head_width = vit.config.hidden_size//vit.config.num_attention_heads
     return {'position_embeddings': (like.new_empty(0, head_width),)*2}
@@ -138,7 +130,7 @@ class EncodedFrames:
     def nbytes(self)->int: # bytes of the kept keys and values
         return sum(t.numel()*t.element_size() for pair in self.kv for t in pair)
 
-def _encode_layer(layer, x, static_query, want_map, rope): # rows, keys, values, and the map if wanted
+def _encode_layer(layer, x, static_query, want_map, rope): # rows, keys, values, map
     keep, maps = [], [] if want_map else None
     with attention_mode(keep, static_query, maps=maps): x = layer(x, **rope)
     return x, *keep[0], *(maps or ())
@@ -147,11 +139,11 @@ def _encode_layer(layer, x, static_query, want_map, rope): # rows, keys, values,
 def encode_frames(
     vit:PreTrainedModel, # prepared by `use_kv_attention`
     frames_UCHW:Tensor, # uint8 `[U,3,H,W]`, each distinct frame once
-    static_query_D:Tensor=None, # one query for all frames, ViT width, encoded along with the patches
-    maps:bool=False, # also keep the static query's attention
-    gradient_checkpointing:bool=False, # recompute the inside of layers in the backward pass, for less memory
-)->EncodedFrames: # keys and values of every layer
-    "Encode each frame once and keep all keys and values."
+    static_query_D:Tensor=None, # a query for all frames, encoded along with the patches
+    maps:bool=False, # keep the static query's attention
+    gradient_checkpointing:bool=False, # recompute the inside of layers in the backward pass
+)->EncodedFrames:
+    "Encode each frame once and keep every layer's keys and values."
     if vit.config._attn_implementation!='fvlm_kv':
         raise ValueError('encode_frames needs a prepared ViT: call use_kv_attention(vit) first')
     patch, (height, width) = vit.config.patch_size, frames_UCHW.shape[-2:]
@@ -173,18 +165,21 @@ def encode_frames(
     return EncodedFrames(kv, features, static, weights or None, (height//patch, width//patch))
 
 # %% ../../nbs/2_model/01_encoder.ipynb #04732f86
+def load_backbone(auto, name, what, example, **options): # a model, or an error that names it
+    options |= dict(use_safetensors=True, trust_remote_code=False, output_loading_info=True)
+    try: model, info = auto.from_pretrained(name, **options)
+    except OSError as e:
+        raise FileNotFoundError(f"no {what} at '{name}': give a hub name such as {example} "
+                                '(needs a network or a filled cache) or a local folder') from e
+    if missing:=sorted(info['missing_keys']):
+        raise ValueError(f"{what} '{name}' has no weights for {missing[0]} and {len(missing)-1} more; "
+                         'give a complete one')
+    return model
+
 def load_vit(
     name:str, # hub name such as `facebook/dinov2-small`, or a local folder
 )->PreTrainedModel: # prepared by `use_kv_attention`
     "Load a ViT and prepare it."
-    try:
-        vit, info = AutoModel.from_pretrained(name, use_safetensors=True, trust_remote_code=False,
-                                              output_loading_info=True)
-    except OSError as e:
-        raise FileNotFoundError(f"no vision model at '{name}': give a hub name such as facebook/dinov2-small "
-                                '(needs a network or a filled cache) or a local folder') from e
-    if missing:=sorted(info['missing_keys']):
-        raise ValueError(f"vision model '{name}' has no weights for {missing[0]} and {len(missing)-1} more; "
-                         'give a complete one')
+    vit = load_backbone(AutoModel, name, 'vision model', 'facebook/dinov2-small')
     vit_layers(vit)
     return use_kv_attention(vit)

@@ -18,8 +18,8 @@ from transformers import (AutoConfig, AutoModel, AutoModelForCausalLM, AutoModel
     AutoTokenizer, DynamicCache, GenerationMixin, PreTrainedConfig, PreTrainedModel, initialization as init)
 from transformers.utils import ModelOutput
 from ..data.chat import prepare_tokenizer
-from fvlm.model.encoder import (EncodedFrames, encode_frames, load_vit, tiny_vit_config, use_kv_attention,
-    vit_layers)
+from .encoder import (EncodedFrames, encode_frames, load_backbone, load_vit, tiny_vit_config,
+    use_kv_attention, vit_layers)
 from .loss import cross_entropy_sum, supervised
 from .query import POOLERS, pool_frames
 
@@ -61,25 +61,25 @@ def tiny_config(
     vision:str='dinov2', # or dinov3_vit
     **options, # fields of `FoveatedConfig`
 )->FoveatedConfig:
-    "A configuration of a few thousand weights, for tests and examples."
+    "A very small model, for tests and examples."
     text = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
                 num_key_value_heads=2, vocab_size=40, initializer_range=.1, tie_word_embeddings=True,
-                bos_token_id=1, eos_token_id=2, pad_token_id=2)
+                pad_token_id=2)
     return FoveatedConfig(vision_config=tiny_vit_config(vision), text_config=dict(model_type='llama', **text),
                           **options)
 
 # %% ../../nbs/2_model/04_foveated.ipynb #e09de893
 @dataclass
 class FoveatedOutput(ModelOutput):
-    "Everything a forward pass may return; what was not asked for is None."
-    loss: Tensor = None # to be minimised: (fine + lambda·coarse) / supervised tokens
+    "What a forward pass may return; what was not asked for is None."
+    loss: Tensor = None # (fine + lambda·coarse) / supervised tokens
     logits: Tensor = None # `[B,S,V]`, when no labels are given
-    past_key_values: object = None # cache of the pass whose states are returned
-    hidden_BSH: Tensor = None # last states of the returned mode
-    loss_sum: Tensor = None # of the returned mode, nats, summed over supervised tokens
-    coarse_sum: Tensor = None # the same for the coarse pass, when lambda_coarse > 0
-    query_MQ: Tensor = None # the queries made by the LLM, one per frame slot
-    token_MH: Tensor = None # the visual tokens, R per frame slot
+    past_key_values: object = None # the KV cache
+    hidden_BSH: Tensor = None # last states of the LLM
+    loss_sum: Tensor = None # nats, summed over supervised tokens
+    coarse_sum: Tensor = None # the same for the coarse pass, if lambda_coarse > 0
+    query_MQ: Tensor = None # queries made by the LLM
+    token_MH: Tensor = None # visual tokens, R per slot
     looks: Tensor = None # attention of each look, `[M,L,heads,N]`
 
 # %% ../../nbs/2_model/04_foveated.ipynb #7211ba60
@@ -87,15 +87,15 @@ class FoveatedOutput(ModelOutput):
 class FrameSlots:
     "The frame slots of a batch."
     row_M: Tensor # which clip
-    place_MR: Tensor # positions of its placeholders in the sequence
+    place_MR: Tensor # positions of its placeholders
     first_M: Tensor # bool: no frame stands just before it
     frame_M: Tensor # which distinct frame it shows; on the CPU
 
 def find_slots(
-    input_ids:Tensor, # `[B,S]` token ids
+    input_ids:Tensor, # `[B,S]`
     frame_index_BT:Tensor, # distinct frame of each slot, -1 where a clip has fewer
     frame_token_id:int, # id of the placeholder
-    tokens_per_frame:int=1, # R placeholders per frame
+    tokens_per_frame:int=1, # R
 )->FrameSlots:
     "Rows, places and frames of all placeholders."
     frame_index_BT, is_frame_BS, R = frame_index_BT.cpu(), input_ids==frame_token_id, tokens_per_frame
@@ -114,7 +114,7 @@ def find_slots(
 
 # %% ../../nbs/2_model/04_foveated.ipynb #a5fbabce
 class FoveatedVLM(PreTrainedModel, GenerationMixin):
-    "A vision-language model with one visual token per frame, found by a query of the language model."
+    "A language model that decides where a ViT looks."
     config: FoveatedConfig
     config_class = FoveatedConfig
     base_model_prefix = ''
@@ -163,14 +163,14 @@ def _check_mode(self:FoveatedVLM, mode): # the wanted mode or the default, if th
 # %% ../../nbs/2_model/04_foveated.ipynb #1c6de0fd
 @patch
 def forward(self:FoveatedVLM,
-    input_ids=None, # `[B,S]`, gap-free, padded at the end only
+    input_ids=None, # `[B,S]`, padded at the end only
     pixel_values_videos=None, # uint8 `[U,3,h,w]`, each distinct frame once
     frame_index=None, # `[B,T]`, frame of each slot, -1 where a clip has fewer
     labels=None, # `[B,S]`, -100 where nothing is to be learned, not shifted
-    mode=None, # coarse, fine or autoregressive; default what the model was trained for
+    mode=None, # coarse, fine or autoregressive; default the trained one
     num_items_in_batch=None, # supervised tokens of the global batch; default of this one
     coarse_length=None, # tokens the coarse pass must read; default up to the last frame
-    n_refinements=1, # Jacobi iterations of the fine pass; as many as frames equal the autoregressive mode
+    n_refinements=1, # Jacobi iterations of the fine pass; T of them equal `autoregressive`
     looks=False, # also return the attention of every look
     mm_encoder_outputs=None, # frames already encoded by `get_video_features`
     past_key_values=None, use_cache=None, logits_to_keep=0, attention_mask=None, **kwargs)->FoveatedOutput:
@@ -194,8 +194,8 @@ def forward(self:FoveatedVLM,
 # %% ../../nbs/2_model/04_foveated.ipynb #2584f24d
 @patch
 def run_language_model(self:FoveatedVLM,
-    embeds_BSH:Tensor, # embeddings of text and visual tokens
-    cache=None, # key-value cache to read and extend
+    embeds_BSH:Tensor, # text and visual tokens
+    cache=None, # KV cache to read and extend
     use_cache:bool=None, # return a cache
 )->tuple: # states `[B,S,H]` and the cache
     "Run the language model up to its last norm."
@@ -204,10 +204,7 @@ def run_language_model(self:FoveatedVLM,
     return out.last_hidden_state, out.past_key_values
 
 @patch
-def loss_of(self:FoveatedVLM,
-    hidden_BSH:Tensor, # states
-    labels_BS:Tensor, # unshifted labels
-)->tuple: # summed loss in nats, and the number of supervised tokens (at least 1)
+def loss_of(self:FoveatedVLM, hidden_BSH:Tensor, labels_BS:Tensor)->tuple: # sum in nats, tokens (at least 1)
     "Summed cross-entropy of the supervised tokens."
     h_AH, target_A, _ = supervised(hidden_BSH, labels_BS)
     return cross_entropy_sum(h_AH, self.language.lm_head.weight, target_A), max(len(target_A), 1)
@@ -232,8 +229,7 @@ def _finish(self:FoveatedVLM, out, hidden_BSH, cache, labels, num_items_in_batch
 def get_video_features(self:FoveatedVLM,
     pixel_values_videos:Tensor, # uint8 `[U,3,h,w]`
     maps:bool=False, # keep the static query's attention
-    **kwargs,
-)->EncodedFrames:
+    **kwargs)->EncodedFrames:
     "Encode each distinct frame once."
     frozen = not any(p.requires_grad for p in self.vision.parameters())
     along = not frozen and self.config.pooler=='deep' and self.config.query_weights=='shared'
@@ -244,8 +240,8 @@ def get_video_features(self:FoveatedVLM,
 
 @patch
 def static_tokens(self:FoveatedVLM,
-    enc:EncodedFrames, # U frames
-    maps:list=None, # if given, each layer appends `[U,heads,1,N]`
+    enc:EncodedFrames,
+    maps:list=None, # each layer appends `[U,heads,1,N]`
 )->Tensor: # `[U,R,D]`
     "What is seen without a query of the language model."
     if not self.pooler.uses_query: return self.pooler(self.vision, enc)
@@ -258,16 +254,16 @@ def static_tokens(self:FoveatedVLM,
 # %% ../../nbs/2_model/04_foveated.ipynb #e703d7b9
 @patch
 def visual_tokens(self:FoveatedVLM,
-    pooled:Tensor, # what a pooler returned, `[...,D]`
-)->Tensor: # `[...,H]`, with the spread of text embeddings
-    "Project to the language model's width."
+    pooled:Tensor, # from a pooler, `[...,D]`
+)->Tensor: # `[...,H]`
+    "Project to the language model's width and spread."
     x = self.visual_out(self.visual_mid(pooled))
     return F.rms_norm(x, x.shape[-1:])*self.visual_scale
 
 @patch
 def insert_visual_tokens(self:FoveatedVLM,
     text_BSH:Tensor, # embeddings of the sequence
-    slots:FrameSlots, # where the frames are
+    slots:FrameSlots,
     token_MRH:Tensor, # visual tokens
 )->Tensor: # `[B,S,H]`
     "Replace the placeholders by visual tokens."
@@ -279,7 +275,7 @@ def insert_visual_tokens(self:FoveatedVLM,
 def make_queries(self:FoveatedVLM,
     before_MH:Tensor, # the state just before each frame's place
     first_M:Tensor, # bool: no frame stands before it
-    place_M:Tensor, # its place; 0 means that nothing stands before it
+    place_M:Tensor, # its place; at 0 nothing stands before it
 )->Tensor: # `[M,Q]`
     "Where the language model wants to look."
     learned = place_M==0
@@ -288,9 +284,9 @@ def make_queries(self:FoveatedVLM,
 
 @patch
 def look(self:FoveatedVLM,
-    enc:EncodedFrames, # U frames
+    enc:EncodedFrames,
     query_MQ:Tensor, # a query per slot
-    frame_M:Tensor, # which frame each slot shows; on the CPU
+    frame_M:Tensor, # the frame of each slot; on the CPU
     looks:bool=False, # also return the attention
 )->tuple: # visual tokens `[M,H]`, and `[M,L,heads,N]` or None
     "One look per slot."
@@ -411,29 +407,32 @@ AutoConfig.register('fvlm', FoveatedConfig)
 AutoModelForImageTextToText.register(FoveatedConfig, FoveatedVLM)
 
 # %% ../../nbs/2_model/04_foveated.ipynb #ca834686
-def _load_language(name): # the model in float32, and its tokenizer
-    try:
-        llm, info = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, dtype=torch.float32,
-                                                         trust_remote_code=False, output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except OSError as e:
-        raise FileNotFoundError(f"no language model at '{name}': give a hub name such as HuggingFaceTB/"
-            'SmolLM2-135M-Instruct (needs a network or a filled cache) or a local folder') from e
-    if missing:=sorted(info['missing_keys']):
-        raise ValueError(f"language model '{name}' has no weights for {missing[0]} and {len(missing)-1} "
-                         'more; give a complete one')
-    return llm, tokenizer
+def checkpoint_folder(name)->str:
+    "What transformers should load: a folder or a hub name; `tiny` is the checkpoint in the package."
+    folder = Path(__file__).parents[1]/'tiny' if str(name)=='tiny' else Path(name)
+    if folder.is_dir() and not (folder/'config.json').is_file():
+        raise FileNotFoundError(f'{name}: no config.json there, so this is no model; '
+                                'give the folder that save_pretrained wrote')
+    if not folder.exists() and (str(name)=='tiny' or folder.is_absolute() or str(name).startswith('.')):
+        raise FileNotFoundError(f'{name}: no such model folder')
+    return str(folder)
+
+def load_tokenizer(name):
+    "The tokenizer that was saved beside a model."
+    return AutoTokenizer.from_pretrained(checkpoint_folder(name), trust_remote_code=False)
 
 # %% ../../nbs/2_model/04_foveated.ipynb #2f60d8b3
 @patch(cls_method=True)
 def from_backbones(cls:FoveatedVLM,
-    vision:str, # hub name or folder of a ViT, such as `facebook/dinov2-small`
-    language:str, # hub name or folder of an LLM, such as `HuggingFaceTB/SmolLM2-135M-Instruct`
-    visual_gain:float=1., # spread of visual tokens, in units of the text embeddings' spread
+    vision:str, # hub name or folder of a ViT
+    language:str, # hub name or folder of an LLM
+    visual_gain:float=1., # spread of visual tokens, in units of the text embeddings'
     **options, # fields of `FoveatedConfig`
 )->tuple: # model and tokenizer
     "A new model from two pretrained backbones."
-    vit, (llm, tokenizer) = load_vit(vision), _load_language(language)
+    vit, llm = load_vit(vision), load_backbone(AutoModelForCausalLM, language, 'language model',
+                                               'HuggingFaceTB/SmolLM2-135M-Instruct', dtype=torch.float32)
+    tokenizer = load_tokenizer(language)
     frame_id = prepare_tokenizer(tokenizer)
     if frame_id>=llm.config.vocab_size: llm.resize_token_embeddings(len(tokenizer))
     model = cls(FoveatedConfig(vision_config=vit.config, text_config=llm.config, frame_token_id=frame_id,
@@ -448,7 +447,7 @@ def from_backbones(cls:FoveatedVLM,
 @patch
 @torch.no_grad()
 def calibrate(self:FoveatedVLM,
-    pixel_values_videos:Tensor, # uint8 `[U,3,h,w]`, frames of the first batch
+    pixel_values_videos:Tensor, # uint8 `[U,3,h,w]`
 )->float: # spread between the frames' tokens before, as a share of their length
     "Centre the visual tokens of some frames and give them unit spread."
     pooled_URD = self.static_tokens(self.get_video_features(pixel_values_videos))
@@ -460,32 +459,13 @@ def calibrate(self:FoveatedVLM,
     return (spread/y.square().mean().sqrt()).item()
 
 # %% ../../nbs/2_model/04_foveated.ipynb #780e0bd8
-def checkpoint_folder(
-    name, # folder, hub name, or `tiny`
-)->str: # what transformers should load
-    "Where a model's files are."
-    folder = Path(__file__).parents[1]/'tiny' if str(name)=='tiny' else Path(name)
-    if folder.is_dir() and not (folder/'config.json').is_file():
-        raise FileNotFoundError(f'{name}: no config.json there, so this is no model; '
-                                'give the folder that save_pretrained wrote')
-    if not folder.exists() and (str(name)=='tiny' or folder.is_absolute() or str(name).startswith('.')):
-        raise FileNotFoundError(f'{name}: no such model folder')
-    return str(folder)
-
 @patch(cls_method=True)
 def from_pretrained(cls:FoveatedVLM,
-    name, # folder, hub name, or `tiny` for the checkpoint in the package
-    *args, **kwargs, # as transformers takes them
-)->FoveatedVLM: # with `output_loading_info=True` a pair: the model, and what was missing or unexpected
-    "Load a model; `tiny` is the one that ships with fvlm."
+    name, # folder, hub name, or `tiny`
+    *args, **kwargs)->FoveatedVLM: # with `output_loading_info=True` a pair, as in transformers
+    "Load a model."
     folder = checkpoint_folder(name)
     loaded = super(FoveatedVLM, cls).from_pretrained(folder, *args, use_safetensors=True, **kwargs)
     model = loaded[0] if isinstance(loaded, tuple) else loaded
     for p in model.unused_parameters(): p.requires_grad_(False)
     return loaded
-
-def load_tokenizer(
-    name, # as for `from_pretrained`
-): # a tokenizer that knows `<frame>`
-    "The tokenizer that was saved beside a model."
-    return AutoTokenizer.from_pretrained(checkpoint_folder(name), trust_remote_code=False)

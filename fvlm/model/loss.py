@@ -36,9 +36,9 @@ def cross_entropy_sum(
     weight_VH:Tensor, # the LLM's head
     target_A:Tensor, # token ids
     chunk:int=4096, # states per chunk if not fused
-    fused:bool=hasattr(F,'linear_cross_entropy'), # torch's own function (2.13 and later)
+    fused:bool=hasattr(F,'linear_cross_entropy'), # torch's own function
 )->Tensor: # scalar, nats, **summed** over tokens
-    "Cross-entropy of supervised states, summed over tokens."
+    "Cross-entropy, summed over tokens."
     weight_VH = weight_VH.to(h_AH.dtype)
     if fused: return _widen(F.linear_cross_entropy(h_AH, weight_VH, target_A, reduction='sum'))
     parts = zip(h_AH.split(chunk), target_A.split(chunk))
@@ -48,8 +48,7 @@ def cross_entropy_sum(
 # %% ../../nbs/2_model/03_loss.ipynb #7c870dbd
 @torch.no_grad()
 def token_losses(
-    hidden_BSH:Tensor, # states of the LLM
-    labels_BS:Tensor, # unshifted labels
+    hidden_BSH:Tensor, labels_BS:Tensor, # as for `supervised`
     weight_VH:Tensor, # the LLM's head
 )->tuple: # loss `[A]` in nats, correct `[A]` bool, row `[A]`
     "Loss and correctness of every supervised token."
@@ -59,18 +58,15 @@ def token_losses(
 
 # %% ../../nbs/2_model/03_loss.ipynb #940564d3
 def sequence_logprob(
-    loss_A:Tensor, # loss of each supervised token, nats
-    row_A:Tensor, # the row each belongs to
+    loss_A:Tensor, row_A:Tensor, # from `token_losses`
     B:int, # rows in the batch
-)->Tensor: # `[B]`, log-probability of each row's answer, nats
+)->Tensor: # `[B]`, nats
     "Log-probability of each answer: minus the sum of its tokens' losses."
     return -loss_A.new_zeros(B).index_add(0, row_A, loss_A)
 
 def preference_loss(
-    chosen_B:Tensor, # log-probability of the preferred answers
-    rejected_B:Tensor, # and of the others
-    ref_chosen_B:Tensor, # the same under the frozen reference
-    ref_rejected_B:Tensor, # the same under the frozen reference
+    chosen_B:Tensor, rejected_B:Tensor, # log-probability of the preferred answers, and of the others
+    ref_chosen_B:Tensor, ref_rejected_B:Tensor, # the same under the frozen reference
     beta:float=.1, # how strongly to stay with the reference
 )->tuple: # scalar loss, and the margin of the implicit rewards `[B]`
     "DPO: prefer the chosen answer more than the reference does."

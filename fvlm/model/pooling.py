@@ -15,9 +15,7 @@ from .encoder import EncodedFrames
 from .query import POOLERS, query_attention
 
 # %% ../../nbs/2_model/05_pooling.ipynb #76feafe3
-def patches_of(
-    enc:EncodedFrames, # U encoded frames
-)->Tensor: # patches down and across, `[U,down,across,D]`
+def patches_of(enc:EncodedFrames)->Tensor: # `[U,down,across,D]`
     "The final patch features on their grid."
     down, across = enc.grid
     return rearrange(enc.features_UND[:,-down*across:], 'u (down across) d -> u down across d', down=down)
@@ -37,9 +35,7 @@ class MeanPool(nn.Module):
 class GridPool(nn.Module):
     "Several tokens per frame: patches averaged on a square grid."
     uses_query = False
-    def __init__(self,
-        tokens_per_frame:int=16, # a square number
-    ):
+    def __init__(self, tokens_per_frame:int=16):
         super().__init__()
         self.side = isqrt(tokens_per_frame)
         if self.side**2!=tokens_per_frame:
@@ -55,9 +51,7 @@ class GridPool(nn.Module):
 class RandomQuery(nn.Module):
     "The deep pooler with one fixed random query."
     uses_query = False
-    def __init__(self,
-        vit:PreTrainedModel, # gives the width
-    ):
+    def __init__(self, vit:PreTrainedModel):
         super().__init__()
         self.register_buffer('query_D', torch.randn(vit.config.hidden_size))
 

@@ -15,11 +15,11 @@ from .encoder import EncodedFrames, vit_layers, final_norm, empty_rope_kwargs, a
 
 # %% ../../nbs/2_model/02_query.ipynb #19e279e5
 def query_attention(
-    vit:PreTrainedModel, # the prepared ViT that encoded the frames
-    enc:EncodedFrames, # U encoded frames
+    vit:PreTrainedModel, # the ViT that encoded the frames
+    enc:EncodedFrames,
     query_URD:Tensor, # R queries per frame, ViT width
     layers:nn.ModuleList=None, # other layers for the queries; default the ViT's own
-    maps:list=None, # if given, each layer appends its attention `[U,heads,R,N]`
+    maps:list=None, # each layer appends its attention `[U,heads,R,N]`
 )->Tensor: # `[U,R,D]`, after the last norm
     "Pass queries through all layers; each reads that layer's keys and values."
     x = query_URD
@@ -35,7 +35,7 @@ def attention_entropy(
     return torch.special.entr(weights).sum(-1)
 
 # %% ../../nbs/2_model/02_query.ipynb #92626bb3
-def _rank_in_frame(frame_M): # number the slots of each frame 0, 1, 2, …; and the most slots a frame has
+def _rank_in_frame(frame_M): # numbers the slots of each frame 0, 1, 2, …; and the most a frame has
     order = frame_M.argsort(stable=True)
     starts = torch.searchsorted(frame_M[order], frame_M[order])
     rank_M = torch.empty_like(frame_M)
@@ -44,11 +44,11 @@ def _rank_in_frame(frame_M): # number the slots of each frame 0, 1, 2, …; and 
 
 def pool_frames(
     pooler:nn.Module, # see below
-    vit:PreTrainedModel, # the prepared ViT
-    enc:EncodedFrames, # U encoded frames
+    vit:PreTrainedModel, # the ViT that encoded the frames
+    enc:EncodedFrames,
     query_MD:Tensor, # one query per slot, ViT width
-    frame_M:Tensor, # which frame each slot shows, 0..U-1; a CPU tensor
-    maps:list=None, # if given, each layer appends its attention by slot, `[M,heads,N]`
+    frame_M:Tensor, # which frame each slot shows, 0..U-1; on the CPU
+    maps:list=None, # each layer appends its attention by slot, `[M,heads,N]`
 )->Tensor: # `[M,D]`
     "One look per slot; slots that show the same frame share its keys and values."
     rank_M, R = _rank_in_frame(frame_M)
@@ -64,7 +64,7 @@ class DeepPooler(nn.Module):
     "The query passes through all layers of the ViT, or through a trainable copy of them."
     uses_query = True
     def __init__(self,
-        vit:PreTrainedModel, # the ViT whose layers are used
+        vit:PreTrainedModel, # whose layers are used
         own:bool=False, # use a trainable copy
     ):
         super().__init__()
@@ -80,9 +80,7 @@ class DeepPooler(nn.Module):
 class ShallowPooler(nn.Module):
     "Attention pooling on the final features, with its own projections."
     uses_query = True
-    def __init__(self,
-        vit:PreTrainedModel, # gives width and number of heads
-    ):
+    def __init__(self, vit:PreTrainedModel):
         super().__init__()
         D, self.heads = vit.config.hidden_size, vit.config.num_attention_heads
         self.norm_q, self.norm_out = nn.LayerNorm(D), nn.LayerNorm(D)
