@@ -66,7 +66,8 @@ class _ClipTimer: # hands clips to `write_shard`: notes the current one, interru
         self.file = open(self.note, 'wb', buffering=0)
         self.armed = self.seconds>0 and threading.current_thread() is threading.main_thread()
         if self.armed:
-            self.before = signal.signal(signal.SIGALRM, self.on_alarm), signal.setitimer(signal.ITIMER_REAL, 0)
+            handler = signal.signal(signal.SIGALRM, self.on_alarm)
+            self.before = handler, signal.setitimer(signal.ITIMER_REAL, 0)
         return self
 
     def __call__(self, clip):
@@ -94,7 +95,7 @@ def _is_clip_fault(error): # was this error raised inside `clip_members`?
     while tb and tb.tb_frame.f_code is not clip_members.__code__: tb = tb.tb_next
     return tb is not None
 
-def _write_clips(path, clips, spec, seconds): # a shard of clips of which any may fail in any way -> those left out
+def _write_clips(path, clips, spec, seconds): # a shard; any clip may fail in any way -> those left out
     lost, limit = {}, f'takes longer than {seconds:g} s; shorten it, or raise the limit'
     with _ClipTimer(path.with_name(f'.{path.name}.now'), seconds) as timer:
         while True:
@@ -160,8 +161,8 @@ def build_shard(
         failed += _write_clips(path, good, spec, seconds_per_clip)
         rows = index_shard(path, tokenizer, bad)
         failed += [dict(key=b['key'], source='', why=b['why']) for b in bad]
-        names = {c['key']:[c['key'], str(path), *[m['path'] for m in c['media'] if 'path' in m]] for c in good}
-        failed = [dict(f, kind=_kind_of(f['why'], names.get(f['key'], [f['key']]))) for f in failed]
+        paths = {c['key']:[str(path), *[m['path'] for m in c['media'] if 'path' in m]] for c in good}
+        failed = [dict(f, kind=_kind_of(f['why'], [f['key'], *paths.get(f['key'], [])])) for f in failed]
         note = dict(job=job, bytes=path.stat().st_size, seconds=round(time.perf_counter()-start, 3),
                     clips=len(clips), rows=rows, failed=failed)
         write_atomic(path.with_suffix('.json'), json.dumps(note)+'\n')
@@ -190,7 +191,7 @@ def _in_shards(clips, per_shard, refuse): # the clips of one shard after the oth
 # %% ../../nbs/1_data/05_build.ipynb #c02f0833
 def _call(function, *args): return function(*args) # what runs in Ray's processes
 
-class _RayPool: # what a build needs of an `Executor`, on the cluster that `RAY_ADDRESS` names, else this machine
+class _RayPool: # a small `Executor`, on the cluster that `RAY_ADDRESS` names, else this machine
     def __init__(self):
         if find_spec('ray') is None:
             raise BuildError("the engine 'ray' needs Ray; install it with: pip install 'fvlm[ray]'")
@@ -234,13 +235,13 @@ def open_engine(
 def _lost_process(folder): # the error for a process that has died
     at = sorted({p.read_text(encoding='utf-8').partition('\n')[0] for p in folder.glob('.*.now')}-{''})
     if not at:
-        return BuildError(f'{folder}: the worker processes do not start; call from a file whose main part stands '
-                          "under `if __name__=='__main__'`, or with workers=0")
+        return BuildError(f'{folder}: the worker processes do not start; call from a file whose main part '
+                          "stands under `if __name__=='__main__'`, or with workers=0")
     return BuildError(f'{folder}: a worker process died, killed or out of memory, at one of the clips '
                       f"{', '.join(map(repr, at[:8]))}; what is finished is kept: call again to go on, "
                       'with fewer workers if memory is short, and skip a clip that does it again')
 
-def _run_shard_jobs(jobs, pool, ahead, folder): # clips of each job, as it ends; `ahead` jobs may wait in the pool
+def _run_shard_jobs(jobs, pool, ahead, folder): # clips of each job, as it ends; `ahead` jobs may wait
     if pool is None:
         yield from (build_shard(*job) for job in jobs)
         return
@@ -260,7 +261,8 @@ def _run_shard_jobs(jobs, pool, ahead, folder): # clips of each job, as it ends;
 
 # %% ../../nbs/1_data/05_build.ipynb #84053ca8
 @contextmanager
-def _lock_folder(folder): # until the block ends, or the process
+def _lock_folder(folder): # made if new; locked until the block ends, or the process
+    folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:
         try: fcntl.flock(handle, fcntl.LOCK_EX|fcntl.LOCK_NB)
@@ -271,7 +273,7 @@ def _lock_folder(folder): # until the block ends, or the process
         yield
     finally: os.close(handle)
 
-def _claim_folder(folder, settings): # take a folder for a build whose shards share these settings, or refuse it
+def _claim_folder(folder, settings): # take a folder for a build with these settings, or refuse it
     path = folder/'build.json'
     if not path.is_file():
         if any(folder.glob('*.tar')):
@@ -321,28 +323,27 @@ def build_shards(
     seconds_per_clip:float=120., # limit for one clip; 0: none
 )->dict: # the report
     "Turn clips into a folder of shards with an index; stopped at any moment, it goes on where it was."
-    (folder := Path(folder)).mkdir(parents=True, exist_ok=True)
     names, failures, about = [], _Failures(), dict(tokenizer=_fingerprint_of(tokenizer), cut=asdict(spec))
     def jobs():
         for i,shard in enumerate(_in_shards(clips, per_shard, failures.add)):
-            names.append(_job_name(shard, spec))
-            path = folder/f'{i:05d}.tar'
-            if _is_done(path, names[-1], retry): track(len(shard))
-            else: yield path, shard, names[-1], spec, tokenizer, seconds_per_clip, skip
-    with _lock_folder(folder), open_engine(engine, workers, pool) as (pool, ahead):
+            path, name = folder/f'{i:05d}.tar', _job_name(shard, spec)
+            names.append(name)
+            if _is_done(path, name, retry): track(len(shard))
+            else: yield path, shard, name, spec, tokenizer, seconds_per_clip, skip
+    with _lock_folder(folder := Path(folder)), open_engine(engine, workers, pool) as (pool, ahead):
         _claim_folder(folder, dict(about['cut'], per_shard=per_shard, tokenizer=about['tokenizer']))
-        done = 0
-        with closing(_run_shard_jobs(jobs(), pool, ahead, folder)) as running:
-            for done,n in enumerate(running, 1): track(n)
-        return _finish_build(folder, names, failures, done, bad, max_bad, about)
+        with closing(_run_shard_jobs(jobs(), pool, ahead, folder)) as jobs_done:
+            done = [track(n) for n in jobs_done]
+        return _finish_build(folder, names, failures, bool(done), bad, max_bad, about)
 
 # %% ../../nbs/1_data/05_build.ipynb #ea3e336f
-def _finish_build(folder, names, failures, done, bad, max_bad, about): # after `done` of the jobs with these names
+def _finish_build(folder, names, failures, changed, bad, max_bad, about): # was a shard made in this call?
     path = folder/'report.json'
     build = hashlib.blake2b(' '.join(names).encode(), digest_size=16).hexdigest()
     if (folder/f'{len(names):05d}.json').is_file():
-        raise BuildError(f'{folder}: holds more shards than these clips make; choose another folder, or delete it')
-    if not done and all((folder/f).is_file() for f in ('index.npy','index.json','report.json')):
+        raise BuildError(f'{folder}: holds more shards than these clips make; '
+                         'choose another folder, or delete it')
+    if not changed and all((folder/f).is_file() for f in ('index.npy','index.json','report.json')):
         old = json.loads(path.read_text())
         if old['build']==build: return old
     for b in bad: failures.add(str(b['key']), str(b.get('source', '')), b['why'])
@@ -379,8 +380,10 @@ def index_folder(
         for name in tars:
             bad = []
             rows = index_shard(folder/name, tokenizer, bad)
-            bad += [dict(key=r['key'], why=f"{folder/name}: sample {r['key']}: a task is no text; mend its JSON")
-                    for r in rows if not isinstance(r['task'], str)]
+            for r in rows:
+                if isinstance(r['task'], str): continue
+                why = f"{folder/name}: sample {r['key']}: a task is no text; mend its JSON"
+                bad.append(dict(key=r['key'], why=why))
             for b in bad: failures.add(b['key'], name, b['why'], _kind_of(b['why'], [folder/name]))
             track(1)
             yield name, [r for r in rows if isinstance(r['task'], str)]
@@ -388,7 +391,8 @@ def index_folder(
     old = json.loads(index.read_text()) if index.is_file() else {}
     about = write_index(folder, rows_of_tars(), tokenizer=mark, **{k:old[k] for k in ('cut',) if k in old})
     if not about['samples']:
-        raise BuildError(f'{folder}: no sample in {len(tars)} tars ({failures}); are they shards of JPEG and JSON?')
+        raise BuildError(f'{folder}: no sample in {len(tars)} tars ({failures}); '
+                         'are they shards of JPEG and JSON?')
     return about | failures.report()
 
 # %% ../../nbs/1_data/05_build.ipynb #ca1b2708
@@ -430,14 +434,12 @@ def build_options(
     frames.add_argument('--fps', type=number_option(float, 1e-6), default=1., metavar='F',
         help='frames per second of a video (default 1)')
     frames.add_argument('--frames', type=whole, metavar='N', help='frames of each video, whatever its length')
-    add('--cap', type=whole, default=64, metavar='N',
-        help='most frames of a video, spread over its whole length (default 64)')
+    add('--cap', type=whole, default=64, metavar='N', help='most frames of a video (default 64)')
     add('--quality', type=number_option(most=95), default=95, metavar='N', help='of the JPEGs (default 95)')
     add('--per-shard', type=whole, default=1000, metavar='N', help='clips in a shard (default 1000)')
-    add('--workers', type=number_option(least=0), default=0, metavar='N', help='processes (default 0: this one)')
-    add('--engine', choices=('process','ray'), default='process',
-        help='processes on this machine, or a Ray cluster')
-    add('--tokenizer', metavar='NAME', help="the model's, to count tokens: tiny, a folder, or a name on the hub")
+    add('--workers', type=number_option(least=0), default=0, metavar='N', help='processes (0: this one)')
+    add('--engine', choices=('process','ray'), default='process', help='processes here, or a Ray cluster')
+    add('--tokenizer', metavar='NAME', help="the model's, to count tokens: tiny, a folder, a hub name")
     add('--limit', type=whole, metavar='N', help='only the first N clips, for a trial')
     add('--max-bad', type=number_option(float, 0, 1), default=.05, metavar='X',
         help='share of clips that may fail (default 0.05)')
