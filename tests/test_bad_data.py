@@ -1,31 +1,32 @@
-"""Bad data: each case is refused when shards are built or indexed, or becomes a counted placeholder when they are read; nothing else changes."""
-import io, json, os, pickle, resource, struct, tarfile, tempfile, zlib
+"""Bad data is refused when shards are built, or becomes a counted placeholder; the check finds it."""
+import gzip, io, json, os, pickle, resource, struct, tarfile, tempfile, zlib
 from pathlib import Path
 import av, numpy as np, pytest, torch
 from PIL import Image
-from fvlm.world.backbones import tiny_tokenizer
-from fvlm.data.chat import IGNORE
 from fvlm.config import DataConfig
+from fvlm.data.chat import IGNORE
+from fvlm.data.check import check_shards
 from fvlm.data.loader import Batches, SampleCounter, DataError
 from fvlm.data.shards import FrameSpec, Shards, index_shard, write_index, write_shard
+from fvlm.world.backbones import tiny_tokenizer
 
 TOKENIZER, OUTSIDE = tiny_tokenizer(), Path(tempfile.gettempdir())
+USER = dict(role='user', content=[dict(type='image'), dict(type='text', text='what?')])
+ANSWER = dict(role='assistant', content='a dog')
 GOOD = dict(key='good', source='s', frames=1, media=[dict(type='image', frames=1)], split='train',
-            chats=[dict(key='good',
-            messages=[dict(role='user', content=[dict(type='image'), dict(type='text', text='what?')]),
-            dict(role='assistant', content='a dog')])])
+            chats=[dict(key='good', messages=[USER, ANSWER])])
 
 
-def picture(size=(40, 40), mode='RGB', format='JPEG', **how):
+def picture(size=(40, 40), mode='RGB', format='JPEG', **options):
     out = io.BytesIO()
-    Image.new(mode, size).save(out, format, **how)
+    Image.new(mode, size).save(out, format, **options)
     return out.getvalue()
 
 def png_header(width, height):
     "A PNG of some hundred bytes that claims to be enormous."
     chunk = lambda kind, data: struct.pack('>I', len(data))+kind+data+struct.pack('>I', zlib.crc32(kind+data))
-    return b'\x89PNG\r\n\x1a\n'+chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 1, 0, 0, 0, 0))+chunk(
-        b'IDAT', zlib.compress(b'\0'*1000))+chunk(b'IEND', b'')
+    header = chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 1, 0, 0, 0, 0))
+    return b'\x89PNG\r\n\x1a\n'+header+chunk(b'IDAT', zlib.compress(b'\0'*1000))+chunk(b'IEND', b'')
 
 def jpeg_header(width, height):
     data = bytearray(picture())
@@ -41,7 +42,6 @@ def talk(*messages): return changed(chats=[dict(key='bad', messages=list(message
 class Canary:
     def __reduce__(self): return os.mkdir, (str(OUTSIDE/'fvlm-out-canary'),)
 
-USER, ANSWER = GOOD['chats'][0]['messages']
 FRAME = {'000.jpg': picture()}
 
 
@@ -68,12 +68,12 @@ def folder(home, *samples, damage=None):
     return bad
 
 def read(home):
-    "All samples as one batch, with the census of it."
+    "All samples as one batch, and the count of it."
     shards = Shards(home, '')
-    batch, census = Batches(shards, TOKENIZER, DataConfig(max_tokens=64))[
-        list(range(len(shards)))], SampleCounter(shards.names['sources'])
-    census.add(batch)
-    return batch, census
+    batch = Batches(shards, TOKENIZER, DataConfig(max_tokens=64))[list(range(len(shards)))]
+    counter = SampleCounter(shards.names['sources'])
+    counter.add(batch)
+    return batch, counter
 
 
 def zero(path, rows):
@@ -90,54 +90,55 @@ def swap(old, new):
     return damage
 
 LONG = [dict(role='user', content='why '*100), ANSWER]
-# What the index lets through, for a picture is not decoded there: a placeholder when it is read.
+
+def image(data): return dict(json=changed(), **{'000.jpg': data})
+def video_turn(frames): return dict(role='user', content=[dict(type='video', frames=frames)])
+def with_json(**fields): return dict(FRAME, json=changed(**fields))
+def with_talk(*messages): return dict(FRAME, json=talk(*messages))
+def text_only(*messages):
+    return dict(json=changed(frames=0, media=[], chats=[dict(key='bad', messages=list(messages))]))
+
+TWO_SIZES = changed(frames=2, media=[dict(type='video', frames=2)],
+                    chats=[dict(key='bad', messages=[video_turn(2), ANSWER])])
+FLAT = b'{"key": "bad", "user": "what?", "assistant": "a dog", "source": "s", "frame_count": 5}'
+# What the index lets through, because it does not decode pictures: a placeholder when it is read.
 PLACEHOLDERS = {
-    'not a jpeg': (dict(json=changed(), **{'000.jpg': b'no picture'}), 'UnidentifiedImageError'),
-    'jpeg cut short': (dict(json=changed(), **{'000.jpg': picture((400, 400))[:900]}), 'OSError'),
-    'empty jpeg': (dict(json=changed(), **{'000.jpg': b''}), 'UnidentifiedImageError'),
-    'png of 64k by 64k': (dict(json=changed(), **{'000.jpg': png_header(65000, 65000)}), 'ShardError'),
-    'jpeg of 64k by 64k': (dict(json=changed(), **{'000.jpg': jpeg_header(64000, 64000)}), 'ShardError'),
-    'png of 20k by 20k': (dict(json=changed(), **{'000.jpg': png_header(20000, 20000)}), 'ShardError'),
-    'gif': (dict(json=changed(), **{'000.jpg': picture(format='GIF', mode='P')}), 'UnidentifiedImageError'),
-    'tiff': (dict(json=changed(), **{'000.jpg': picture(format='TIFF')}), 'UnidentifiedImageError'),
-    'bmp': (dict(json=changed(), **{'000.jpg': picture(format='BMP')}), 'UnidentifiedImageError'),
-    'png damaged inside': (dict(json=changed(), **{'000.jpg': picture((400, 400), format='PNG',
-    compress_level=0)[:9000]}), 'OSError'),
-    'frames of two sizes': (dict(json=changed(frames=2, media=[dict(type='video', frames=2)],
-    chats=[dict(key='bad', messages=[dict(role='user', content=[dict(type='video', frames=2)]), ANSWER])]),
-    **{'000.jpg': picture(), '001.jpg': picture((48, 40))}), 'RuntimeError'),
-    'prompt longer than the limit': (dict(json=changed(chats=[dict(key='bad', messages=LONG)], media=[],
-    frames=0)), 'ChatError'),
+    'not a jpeg': (image(b'no picture'), 'UnidentifiedImageError'),
+    'jpeg cut short': (image(picture((400, 400))[:900]), 'OSError'),
+    'empty jpeg': (image(b''), 'UnidentifiedImageError'),
+    'png of 64k by 64k': (image(png_header(65000, 65000)), 'ShardError'),
+    'jpeg of 64k by 64k': (image(jpeg_header(64000, 64000)), 'ShardError'),
+    'png of 20k by 20k': (image(png_header(20000, 20000)), 'ShardError'),
+    'gif': (image(picture(format='GIF', mode='P')), 'UnidentifiedImageError'),
+    'tiff': (image(picture(format='TIFF')), 'UnidentifiedImageError'),
+    'bmp': (image(picture(format='BMP')), 'UnidentifiedImageError'),
+    'png damaged inside': (image(picture((400, 400), format='PNG', compress_level=0)[:9000]), 'OSError'),
+    'frames of two sizes': ({'000.jpg': picture(), '001.jpg': picture((48, 40)), 'json': TWO_SIZES},
+                            'RuntimeError'),
+    'prompt longer than the limit': (text_only(*LONG), 'ChatError'),
 }
 # What can be seen without decoding: refused by the index, with the others kept.
 REFUSED = {
     'bad json': (dict(FRAME, json=b'{"key": "bad"'), 'JSONDecodeError'),
     'json is a list': (dict(FRAME, json=b'[1, 2]'), 'AttributeError'),
-    'json is not text': (dict(FRAME, json=b'\xff\xfe\x00'), 'UnicodeDecodeError'), 'json missing': (FRAME,
-    'no JSON'),
+    'json is not text': (dict(FRAME, json=b'\xff\xfe\x00'), 'UnicodeDecodeError'),
+    'json missing': (FRAME, 'no JSON'),
     'json of endless depth': (dict(FRAME, json=b'['*200_000), 'RecursionError'),
     'pickle called json': (dict(FRAME, json=pickle.dumps(Canary())), ''),
     'no chats and no answer': (dict(FRAME, json=b'{"key": "bad", "source": "s"}'), 'assistant'),
-    'unknown role': (dict(FRAME, json=talk(dict(USER, role='judge'), ANSWER)), "unknown role 'judge'"),
-    'empty answer': (dict(FRAME, json=talk(USER, dict(ANSWER, content=''))), 'is empty'),
-    'no user turn': (dict(json=changed(media=[], chats=[dict(key='bad', messages=[ANSWER])])),
-    'the prompt is empty'),
-    'no answer': (dict(FRAME, json=talk(USER)), 'the last turn is no answer'),
-    'content is NaN': (dict(FRAME, json=talk(USER, dict(ANSWER, content=float('nan')))), ''),
-    'frames is NaN': (dict(FRAME, json=changed(media=[dict(type='video', frames=float('nan'))])),
-    'announced'),
+    'unknown role': (with_talk(dict(USER, role='judge'), ANSWER), "unknown role 'judge'"),
+    'empty answer': (with_talk(USER, dict(ANSWER, content='')), 'is empty'),
+    'no user turn': (text_only(ANSWER), 'the prompt is empty'),
+    'no answer': (with_talk(USER), 'the last turn is not an answer'),
+    'content is NaN': (with_talk(USER, dict(ANSWER, content=float('nan'))), ''),
+    'frames is NaN': (with_json(media=[dict(type='video', frames=float('nan'))]), 'announced'),
     'zero frames stored': (dict(json=changed()), '0 frames stored, 1 announced'),
-    'more frames than announced': (dict(FRAME, json=changed(), **{'001.jpg': picture()}),
-    '2 frames stored, 1 announced'),
-    'a video of no frame in the chat': (
-    dict(FRAME, json=talk(dict(role='user', content=[dict(type='video', frames=0)]), ANSWER)), '0 announced'),
-    'the chat speaks of more frames': (
-    dict(FRAME, json=talk(dict(role='user', content=[dict(type='video', frames=9)]), ANSWER)), '9 announced'),
-    'a flat sample without its frames': (
-    dict(json=b'{"key": "bad", "user": "what?", "assistant": "a dog", "source": "s", "frame_count": 5}'),
-    '5 announced'),
-    'source is a list': (dict(FRAME, json=changed(source=['s'])), 'not a name'),
-    'unknown split': (dict(FRAME, json=changed(split='secret')), 'split'),
+    'more frames than announced': (with_json() | {'001.jpg': picture()}, '2 frames stored, 1 announced'),
+    'a video of no frame in the chat': (with_talk(video_turn(0), ANSWER), '0 announced'),
+    'the chat announces more frames': (with_talk(video_turn(9), ANSWER), '9 announced'),
+    'a flat sample without its frames': (dict(json=FLAT), '5 announced'),
+    'source is a list': (with_json(source=['s']), 'not a name'),
+    'unknown split': (with_json(split='secret'), 'split'),
 }
 # Members that no shard should have: the shard is refused from there on.
 MEMBERS = {
@@ -158,29 +159,29 @@ def nothing_else_happens(tmp_path):
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
     assert not [p for root in {OUTSIDE, tmp_path.parent} for p in root.glob('fvlm-out*')]
-    assert resource.getrusage(
-        resource.RUSAGE_SELF).ru_maxrss-peak < 400_000, 'more than 400 MB for one bad sample'
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss-peak
+    assert grown < 400_000, f'{grown/1000:.0f} MB for one bad sample'
 
 
 @pytest.mark.parametrize('name', PLACEHOLDERS)
 def test_placeholder(tmp_path, name):
     files, reason = PLACEHOLDERS[name]
     assert folder(tmp_path, ('bad', files)) == []
-    batch, census = read(tmp_path)
+    batch, counter = read(tmp_path)
     assert (batch['labels'][1] != IGNORE).sum() == 0 and (batch['labels'][0] != IGNORE).sum() > 0
-    assert census.counts[0].tolist()[::4] == [2, 1]
+    assert counter.counts[0].tolist()[::4] == [2, 1]
     assert reason == batch['meta'][1]['bad'], batch['meta'][1]
-    with pytest.raises(DataError, match='1 of 2 samples cannot be used'): census.check(.1, at_least=1)
+    with pytest.raises(DataError, match='1 of 2 samples cannot be used'): counter.check(.1, at_least=1)
 
 
 @pytest.mark.parametrize('name', REFUSED)
 def test_refused(tmp_path, name):
     files, reason = REFUSED[name]
     bad = folder(tmp_path, ('bad', files))
-    assert [b['key'] for b in bad] == ['bad'] and reason in bad[0]['why'] and '\n' not in bad[0]['why'].strip(
-        )
-    batch, census = read(tmp_path)
-    assert census.counts[0].tolist()[::4] == [1, 0]
+    assert [b['key'] for b in bad] == ['bad']
+    assert reason in bad[0]['why'] and '\n' not in bad[0]['why'].strip()
+    batch, counter = read(tmp_path)
+    assert counter.counts[0].tolist()[::4] == [1, 0]
 
 
 @pytest.mark.parametrize('name', MEMBERS)
@@ -190,43 +191,72 @@ def test_members(tmp_path, name):
     assert read(tmp_path)[1].counts[0].tolist()[::4] == [1, 0]
 
 
-@pytest.mark.parametrize('damage', [zero, cut, lambda path, rows: path.unlink(),
-    swap(b'"key": "bad", "source"', b'"key": "bad"; "source"'), swap(b'bad.json', b'bad/../x')],
-    ids=['zeroed', 'cut short', 'gone', 'json broken', 'name changed'])
+@pytest.mark.parametrize('name', PLACEHOLDERS | REFUSED | MEMBERS)
+def test_the_check_finds_it(tmp_path, name):
+    "`fvlm data check` fails for each of these, and not for the good sample alone."
+    files = {'json': MEMBERS[name]} if name in MEMBERS else (PLACEHOLDERS | REFUSED)[name][0]
+    folder(tmp_path, ('bad', files))
+    report = check_shards(tmp_path, TOKENIZER, max_tokens=64)
+    assert not report.ok and not any(f['key'] == 'good' for f in report.findings)
+
+
+def test_the_check_passes_what_is_good(tmp_path):
+    folder(tmp_path)
+    report = check_shards(tmp_path, TOKENIZER)
+    assert report.ok and report.decoded == 1
+
+
+def test_the_check_in_two_processes(tmp_path):
+    "The same report as in one, and progress for each shard."
+    for i in range(3):
+        sample = dict(FRAME, json=changed(key=f'k{i}') if i else b'[]')
+        tar(tmp_path/f'{i}.tar', (f'k{i}', sample))
+    write_index(tmp_path, [(f'{i}.tar', index_shard(tmp_path/f'{i}.tar', TOKENIZER)) for i in (1, 2)])
+    done = []
+    one = check_shards(tmp_path, TOKENIZER)
+    two = check_shards(tmp_path, TOKENIZER, workers=2, track=done.append)
+    assert one == two and done == [1, 1, 1]
+    assert one.reasons == {'bad JSON': 1, 'not in the index': 1, 'same content': 1}
+
+
+DAMAGES = dict(zeroed=zero, cut=cut, gone=lambda path, rows: path.unlink(),
+               json=swap(b'"key": "bad", "source"', b'"key": "bad"; "source"'),
+               name=swap(b'bad.json', b'bad/../x'))
+
+@pytest.mark.parametrize('damage', DAMAGES.values(), ids=DAMAGES)
 def test_damaged_after_it_was_indexed(tmp_path, damage):
     assert folder(tmp_path, ('bad', dict(FRAME, json=changed())), damage=damage) == []
-    batch, census = read(tmp_path)
-    assert 'bad' in batch['meta'][1] and census.counts[0][4] >= 1
+    batch, counter = read(tmp_path)
+    assert 'bad' in batch['meta'][1] and counter.counts[0][4] >= 1
 
 
 def test_frames_of_another_size(tmp_path):
-    "They cannot stand in one batch with the others."
-    folder(tmp_path, ('bad', {'000.jpg': picture((48, 48)), 'json': changed()}))
-    batch, census = read(tmp_path)
-    assert census.counts[0][4] == 1 and 'build all shards with one --size' in batch['meta'][1]['why']
+    "They cannot be in one batch with the others."
+    folder(tmp_path, ('bad', image(picture((48, 48)))))
+    batch, counter = read(tmp_path)
+    assert counter.counts[0][4] == 1 and 'build all shards with one --size' in batch['meta'][1]['why']
 
 
-@pytest.mark.parametrize('picture_', [picture(mode='L'), picture(mode='CMYK'),
-    picture(mode='RGBA', format='PNG'), picture(mode='P', format='PNG'), picture(mode='1', format='PNG'),
-    picture(mode='LA', format='PNG')], ids=['grey', 'CMYK', 'RGBA', 'palette', 'one bit', 'grey with alpha'])
-def test_odd_but_fine(tmp_path, picture_):
-    folder(tmp_path, ('bad', {'000.jpg': picture_, 'json': changed()}))
-    batch, census = read(tmp_path)
-    assert census.counts[0][4] == 0 and batch['pixel_values_videos'].shape == (2, 3, 40, 40)
+MODES = dict(L='JPEG', CMYK='JPEG', RGBA='PNG', P='PNG', LA='PNG') | {'1': 'PNG'}
+
+@pytest.mark.parametrize('mode', MODES)
+def test_odd_but_fine(tmp_path, mode):
+    folder(tmp_path, ('bad', image(picture(mode=mode, format=MODES[mode]))))
+    batch, counter = read(tmp_path)
+    assert counter.counts[0][4] == 0 and batch['pixel_values_videos'].shape == (2, 3, 40, 40)
 
 
 def test_seventy_frames_and_foreign_members(tmp_path):
     "More than 64 frames are no error in a shard; a pickle beside them is never opened."
-    chat = [dict(key='bad', messages=[dict(role='user', content=[dict(type='video', frames=70)]), ANSWER])]
-    files = {f'{t:03d}.jpg': picture() for t in range(70)} | dict(pkl=pickle.dumps(Canary()),
-        json=changed(frames=70, media=[dict(type='video', frames=70)], chats=chat))
+    meta = changed(frames=70, media=[dict(type='video', frames=70)],
+                   chats=[dict(key='bad', messages=[video_turn(70), ANSWER])])
+    files = {f'{t:03d}.jpg': picture() for t in range(70)} | dict(pkl=pickle.dumps(Canary()), json=meta)
     assert folder(tmp_path, ('bad', files)) == []
     shards = Shards(tmp_path, '')
     assert len(Batches(shards, TOKENIZER, DataConfig(max_tokens=128))[[1]]['pixel_values_videos']) == 70
 
 
 def test_gzip_bomb_is_no_shard(tmp_path):
-    import gzip
     path = tmp_path/'00000.tar'
     with gzip.open(path, 'wb') as f:
         for _ in range(64): f.write(bytes(1 << 20))
@@ -238,8 +268,8 @@ def video(path, frames=3, size=(64, 48), codec='libx264', rate=1):
     with av.open(str(path), 'w') as box:
         s = box.add_stream(codec, rate=rate)
         s.width, s.height, s.pix_fmt = *size, 'yuv420p'
-        black = av.VideoFrame.from_ndarray(np.zeros((size[1], size[0], 3), np.uint8),
-            format='rgb24').reformat(format='yuv420p')
+        pixels = np.zeros((size[1], size[0], 3), np.uint8)
+        black = av.VideoFrame.from_ndarray(pixels, format='rgb24').reformat(format='yuv420p')
         for t in range(frames):
             black.pts = t
             box.mux(s.encode(black))
@@ -258,44 +288,46 @@ def half(path):
     path.write_bytes(path.read_bytes()[:1500])
 
 SECRET = 'file:///etc/hostname'
-FILMS = {
-    'missing': lambda p: None, 'empty': lambda p: p.write_bytes(b''),
+PLAYLIST = f'#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{SECRET}\n#EXT-X-ENDLIST\n'
+VIDEOS = {
+    'missing': lambda p: None,
+    'empty': lambda p: p.write_bytes(b''),
     'text called mp4': lambda p: p.write_text('hello '*100),
-    'playlist called mp4': lambda p: p.write_text(
-    f'#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{SECRET}\n#EXT-X-ENDLIST\n'),
+    'playlist called mp4': lambda p: p.write_text(PLAYLIST),
     'concat script called mp4': lambda p: p.write_text(f"ffconcat version 1.0\nfile '{SECRET}'\n"),
-    'cut short': half, 'sound alone': sound, 'image of 64k by 64k': lambda p: p.write_bytes(png_header(65000,
-    65000)),
+    'cut short': half,
+    'sound only': sound,
+    'image of 64k by 64k': lambda p: p.write_bytes(png_header(65000, 65000)),
     'image of 20k by 20k': lambda p: p.write_bytes(png_header(20000, 20000)),
     'directory': lambda p: p.mkdir(),
 }
 
-@pytest.mark.parametrize('name', FILMS)
-def test_films_that_cannot_be_cut(tmp_path, name):
-    path = tmp_path/'film.mp4'
-    FILMS[name](path)
-    show = lambda key, film: dict(key=key, source='s', media=[dict(type='video', path=str(film))],
-        chats=[dict(key=key, question='what?', answer='a dog')])
-    video(tmp_path/'fine.mp4')
-    failed = write_shard(tmp_path/'00000.tar', [show('fine', tmp_path/'fine.mp4'), show('bad', path)],
-        FrameSpec(40))
-    assert [f['key'] for f in failed] == ['bad'] and str(path) in failed[0]['why'] and '\n' not in failed[0][
-        'why']
+def video_clip(key, path):
+    return dict(key=key, source='s', media=[dict(type='video', path=str(path))],
+                chats=[dict(key=key, question='what?', answer='a dog')])
+
+
+@pytest.mark.parametrize('name', VIDEOS)
+def test_videos_that_cannot_be_cut(tmp_path, name):
+    path, fine = tmp_path/'bad.mp4', tmp_path/'fine.mp4'
+    VIDEOS[name](path)
+    video(fine)
+    clips = [video_clip('fine', fine), video_clip('bad', path)]
+    (failed,) = write_shard(tmp_path/'00000.tar', clips, FrameSpec(40))
+    assert failed['key'] == 'bad' and str(path) in failed['why'] and '\n' not in failed['why']
     assert [r['key'] for r in index_shard(tmp_path/'00000.tar')] == ['fine']
 
 
-@pytest.mark.parametrize('address', ['pipe:cat /etc/hostname', 'http://localhost:1/x.mp4',
-    'concat:a.mp4|b.mp4', 'file:/etc/hostname'])
+ADDRESSES = 'pipe:cat /etc/hostname', 'http://localhost:1/x.mp4', 'concat:a.mp4|b.mp4', 'file:/etc/hostname'
+
+@pytest.mark.parametrize('address', ADDRESSES)
 def test_addresses_are_not_followed(tmp_path, address):
-    clip = dict(key='bad', source='s', media=[dict(type='video', path=address)],
-        chats=[dict(key='bad', question='what?', answer='a dog')])
-    assert len(write_shard(tmp_path/'00000.tar', [clip], FrameSpec(40))) == 1
+    assert len(write_shard(tmp_path/'00000.tar', [video_clip('bad', address)], FrameSpec(40))) == 1
 
 
 def test_an_hour_of_black(tmp_path):
     "Sixty-four frames of it, and memory for no more."
     video(tmp_path/'hour.mp4', 3600)
-    clip = dict(key='hour', source='s', media=[dict(type='video', path=str(tmp_path/'hour.mp4'))],
-        chats=[dict(key='hour', question='what?', answer='nothing')])
+    clip = video_clip('hour', tmp_path/'hour.mp4')
     assert write_shard(tmp_path/'00000.tar', [clip], FrameSpec(40)) == []
     assert index_shard(tmp_path/'00000.tar')[0]['frames'] == 64

@@ -1,4 +1,4 @@
-"""Law 13 through the real loader: what is read does not depend on who reads it, and a run goes on with the very next batch."""
+"""Each sample once per epoch through the real loader, for any workers and ranks, and exact resume."""
 import json
 from itertools import product
 import numpy as np, pytest, torch
@@ -14,58 +14,63 @@ TOKENIZER, DATA, B = tiny_tokenizer(), DataConfig(max_tokens=128), 8
 
 @pytest.fixture(scope='module')
 def shards(tmp_path_factory):
-    "Films with four questions each, and some text, in three shards."
+    "Videos with four questions each, and some text, in three shards."
     home = tmp_path_factory.mktemp('order')
-    clips = [c for i in range(12) for c in clips_of(render(make_scene('lookup', i, World(glyphs=4)),
-        home/'films'), home/'films')]
-    clips += [dict(key=f't{i}', source='talk', media=[],
-        chats=[dict(key=f't{i}', messages=[dict(role='user', content=f'say {i} '*(i % 5+1)),
-        dict(role='assistant', content=str(i))])]) for i in range(17)]
+    clips = []
+    for i in range(12):
+        clips += clips_of(render(make_scene('lookup', i, World(glyphs=4)), home/'videos'), home/'videos')
+    for i in range(17):
+        messages = [dict(role='user', content=f'say {i} '*(i % 5+1)), dict(role='assistant', content=str(i))]
+        clips.append(dict(key=f't{i}', source='talk', media=[], chats=[dict(key=f't{i}', messages=messages)]))
     for i in range(3): write_shard(home/f'{i:05d}.tar', clips[i::3], FrameSpec(40))
     write_index(home, ((p.name, index_shard(p, TOKENIZER)) for p in sorted(home.glob('*.tar'))),
-        tokenizer=fingerprint(TOKENIZER))
+                tokenizer=fingerprint(TOKENIZER))
     return Shards(home, '')
 
 
-def plan(shards, **how):
+def plan(shards, **options):
     return Plan(shards.lengths(), shards.column('frames'), shards.column('source'), shards.names['sources'],
-        batch_size=B, seed=3, **{'window': 0, **how})
+                batch_size=B, seed=3, **{'window': 0, **options})
 
 def read(shards, plan, workers=0, ranks=1, start=0, stop=10):
     "Keys of each update, over all ranks."
     updates = [[] for _ in range(start, stop)]
     for rank in range(ranks):
         step = 0
-        for b in train_batches(shards, plan, TOKENIZER, DATA, start=start, stop=stop, workers=workers,
-                rank=rank, ranks=ranks):
+        batches = train_batches(shards, plan, TOKENIZER, DATA, start=start, stop=stop, workers=workers,
+                                rank=rank, ranks=ranks)
+        for b in batches:
             updates[step] += [m['key'] for m in b['meta']]
             step += b['last']
         assert step == stop-start
     return [sorted(u) for u in updates]
 
 
-@pytest.mark.parametrize('how', [dict(), dict(window=32, chunk=4, token_budget=130, frame_budget=9),
-    dict(window=32, chunk=4, text_share=.25, micro_batch=3)], ids=['plain', 'budgets', 'text'])
-def test_each_sample_once_and_in_the_same_update(shards, how):
-    reference = read(shards, plan(shards, **how))
+OPTIONS = dict(plain=dict(), budgets=dict(window=32, chunk=4, token_budget=130, frame_budget=9),
+               text=dict(window=32, chunk=4, text_share=.25, micro_batch=3))
+
+@pytest.mark.parametrize('name', OPTIONS)
+def test_each_sample_once_and_in_the_same_update(shards, name):
+    options = OPTIONS[name]
+    reference = read(shards, plan(shards, **options))
     for workers, ranks in product((0, 1, 2, 4), (1, 2, 4)):
-        assert read(shards, plan(shards, **how), workers, ranks) == reference, (workers, ranks)
-    if not how.get('text_share'):
-        everything = sorted(shards[i]['row']['key'] for i in range(len(shards)))
-        assert len(everything) == 65
-        line = plan(shards, **how).samples(np.arange(3*65))
-        for epoch in range(3):
-            assert sorted(shards[i]['row']['key'] for i in line[epoch*65:(epoch+1)*65]) == everything
+        assert read(shards, plan(shards, **options), workers, ranks) == reference, (workers, ranks)
+    if 'text_share' in options: return
+    everything = sorted(shards[i]['row']['key'] for i in range(len(shards)))
+    assert len(everything) == 65
+    sequence = plan(shards, **options).samples(np.arange(3*65))
+    for epoch in range(3):
+        assert sorted(shards[i]['row']['key'] for i in sequence[epoch*65:(epoch+1)*65]) == everything
 
 
 def test_the_next_batch_after_any_step(shards):
-    how = dict(window=32, chunk=4, text_share=.25, token_budget=130)
-    whole, at = list(train_batches(shards, plan(shards, **how), TOKENIZER, DATA, stop=12)), 0
+    options = dict(window=32, chunk=4, text_share=.25, token_budget=130)
+    whole, at = list(train_batches(shards, plan(shards, **options), TOKENIZER, DATA, stop=12)), 0
     for step in range(12):
-        state = json.loads(json.dumps(plan(shards, **how).state(step)))
-        again = plan(shards, **how)
+        state = json.loads(json.dumps(plan(shards, **options).state(step)))
+        again = plan(shards, **options)
         b = next(iter(train_batches(shards, again, TOKENIZER, DATA, start=again.check(state), stop=12)))
         for k in ('input_ids', 'labels', 'pixel_values_videos', 'frame_index'):
-            x, y = b[k], whole[at][k]
-            assert x is y is None or torch.equal(x, y), (step, k)
+            resumed, expected = b[k], whole[at][k]
+            assert resumed is expected is None or torch.equal(resumed, expected), (step, k)
         at = 1+next(i for i in range(at, len(whole)) if whole[i]['last'])
