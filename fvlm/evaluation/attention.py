@@ -290,7 +290,7 @@ def animate(
 # %% ../../nbs/5_evaluation/03_attention.ipynb #2a37ed04
 def _controls(view, question, mode, order, layer, L): # the same figure behind widgets
     from ipywidgets import Dropdown, Text, interactive
-    layers = [('sharpest', None), *((str(l), l) for l in range(L))]
+    layers = [('largest change', None), *((str(l), l) for l in range(L))]
     return interactive(view, question=Text(question, continuous_update=False),
         mode=Dropdown(options=MODES[1:], value=mode), layer=Dropdown(options=layers, value=layer),
         order=Dropdown(options=['question_first','video_first'], value=order))
@@ -307,7 +307,7 @@ def explore(
     question:str=None, # what to ask; default for a scene: its first question
     mode:str='fine', # of the dynamic look
     order:str='question_first', # or video_first
-    layer:int=None, # as for `Looks.map`; default: the layer with the sharpest dynamic look
+    layer:int=None, # of the ViT; default: the one where static and dynamic look differ most
     n:int=None, # frames of a video; default: one per second
     live:bool=False, # with controls (needs ipywidgets)
 ): # a figure, or a widget whose `result` is the figure
@@ -320,7 +320,8 @@ def explore(
     cells = clip.world.cells if isinstance(clip, Scene) else 4
     def view(question, mode, order, layer):
         pair = [look_at(model, tokenizer, frames_TCHW, question, m, order) for m in ('coarse', mode)]
-        if layer is None: layer = int(pair[1].entropy().mean((0,2)).argmin())
+        change_TLhN = (pair[1].maps_TLhN-pair[0].maps_TLhN).abs()
+        if layer is None: layer = int(change_TLhN.sum(-1).mean((0,2)).argmax())
         return show_looks(pair, [targets.get(question)]*2, cells=cells, layer=layer)
     if not live: return view(question, mode, order, layer)
     return _controls(view, question, mode, order, layer, model.config.vision_config.num_hidden_layers)

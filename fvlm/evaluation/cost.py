@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
+from unittest.mock import patch
 import fvlm.model.pooling
 from ..config import Config, ConfigError, load_config
 from ..data.build import number_option
@@ -202,13 +203,15 @@ def _mode_flops(m, s, mode, refinements): # part -> FLOPs, of a sample with fram
     if mode=='autoregressive':
         steps = (_language(m, s.before, s.before, below)+_language(m, s.frames-1, s.before+s.frames/2, below)
                  +_language(m, s.tokens-s.before+1, total, below))
-        return dict(looks=around+_look(m, s.frames, s.frames, True), fine=steps, head=head)
+        each = s.U*s.frames # every step looks into all distinct frames
+        return dict(looks=around+_look(m, each, each, True), fine=steps, head=head)
     rows = _coarse_rows(m, s, total)
     looks = around+_look(m, s.U, s.frames, query_grad)
     return dict(looks=_static_tokens(m, s.U)+refinements*looks,
         coarse=refinements*_language(m, rows, rows, below), fine=_language(m, total, total, query_grad),
         head=(1+(m.arch.lambda_coarse>0))*head)
 
+# %% ../../nbs/5_evaluation/04_cost.ipynb #713b5eda
 def part_flops(
     m:CostModel, # the model and what of it trains
     s:SampleSize, # the sample
@@ -280,7 +283,7 @@ def answer_flops(
 
 # %% ../../nbs/5_evaluation/04_cost.ipynb #8a533138
 class LiveBytes(TorchDispatchMode):
-    "Bytes of all storages made inside the block that are still alive (`now`), and the most there were (`peak`)."
+    "Bytes of the storages made inside the block: those alive now, and the most there were."
     def __init__(self,
         existing=(), # tensors from before, in any nesting: not counted
     ):
@@ -324,6 +327,8 @@ class _MetaAutocast(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 # %% ../../nbs/5_evaluation/04_cost.ipynb #a7b78ca2
+_NO_PACKING = 'transformers.masking_utils.find_packed_sequence_indices', lambda position_ids: None
+
 def training_memory(
     m:CostModel, # the model and what of it trains
     s:SampleSize, # the sample
@@ -340,7 +345,7 @@ def training_memory(
     for p in trained: p.grad = torch.empty_like(p)
     inputs = size_batch(m.arch, s, batch, m.size)
     live = LiveBytes([*model.parameters(), *model.buffers(), [p.grad for p in trained], inputs])
-    with live, _MetaAutocast() if bf16 else nullcontext():
+    with patch(*_NO_PACKING), live, _MetaAutocast() if bf16 else nullcontext():
         model(**inputs, n_refinements=math.ceil(refinements)).loss.backward()
     size, trains = (sum(p.numel() for p in ps) for ps in (model.parameters(), trained))
     return dict(weights=4*size, gradients=4*trains, AdamW=8*trains, activations=live.peak)
@@ -373,7 +378,7 @@ def _from_shards(cfg): # mean T, U, S with frames, S without, share of text; Non
     T = U+shards.column('images').astype(int)*(d.image_frames-1)
     k, default = cfg.model.tokens_per_frame, min(256., d.max_tokens)
     S = shards.lengths(k, d.image_frames, d.max_tokens)-T*k
-    mean = lambda x: float(x.mean()) if len(x) and shards.tokenizer else default # else tokens were not counted
+    def mean(x): return float(x.mean()) if len(x) and shards.tokenizer else default # where not counted
     return (float(T[U>0].mean()), float(U[U>0].mean()), mean(S[U>0]), mean(S[U==0]),
             d.text_share or float((U==0).mean()))
 
@@ -443,7 +448,8 @@ def _many(n, unit=''): # 1234567 -> 1.23 M
 
 def _columns(rows): # aligned lines
     wide = [max(map(len, column)) for column in zip(*rows)]
-    return ['  '+'  '.join([r[0].ljust(wide[0]), *(c.rjust(w) for c,w in zip(r[1:], wide[1:]))]) for r in rows]
+    return ['  '+'  '.join([row[0].ljust(wide[0]), *(c.rjust(w) for c,w in zip(row[1:], wide[1:]))])
+        for row in rows]
 
 # %% ../../nbs/5_evaluation/04_cost.ipynb #f40558b4
 def sheet_text(
