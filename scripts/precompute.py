@@ -1,10 +1,12 @@
-"""Turn annotations and their videos into shards; the same as `fvlm data build`, for schedulers that start scripts.
+"""Turn annotations and their videos into shards: `fvlm data build` for schedulers that start scripts.
 
     python scripts/precompute.py captions.csv shards --media videos --tokenizer tiny --workers 8
-    python scripts/precompute.py 'train-*.parquet' shards --kind cauldron --tokenizer HuggingFaceTB/SmolLM2-135M-Instruct --workers 32
-    RAY_ADDRESS=10.0.0.1:6379 python scripts/precompute.py captions.csv /mnt/shards --media /mnt/videos --engine ray --workers 512
+    python scripts/precompute.py 'train-*.parquet' shards --kind cauldron --workers 32 \\
+        --tokenizer HuggingFaceTB/SmolLM2-135M-Instruct
+    RAY_ADDRESS=10.0.0.1:6379 python scripts/precompute.py captions.csv /mnt/shards --media /mnt/videos \\
+        --engine ray --workers 512
 
-It may be stopped at any time, and goes on when it is called again. `python scripts/precompute.py --help` lists all options.
+It may be stopped at any time, and goes on when it is called again. `--help` lists all options.
 """
 import argparse, sys
 
