@@ -79,9 +79,8 @@ def _mismatch(model, saved):
     own, first = model.state_dict(keep_vars=True), {}
     for n,t in own.items():
         if n not in saved: continue
-        for kind in ('shape','dtype'):
-            theirs, ours = (str(getattr(x, kind)) for x in (saved[n], t))
-            if theirs!=ours: return f"{kind} of '{n}' is {theirs} in the checkpoint and {ours} in the model"
+        theirs, ours = (f'{list(x.shape)} {x.dtype}' for x in (saved[n], t))
+        if theirs!=ours: return f"'{n}' is {theirs} in the checkpoint and {ours} in the model"
         twin = first.setdefault(id(t), n)
         if not torch.equal(saved[n], saved[twin]):
             return f"'{n}' and '{twin}' differ in the checkpoint and are one weight in the model"
