@@ -233,7 +233,7 @@ def _require_known(key, source): # raise for a key that is not a leaf
     last_names = {k.split('.')[-1]:k for k in reversed(_leaves())}
     close = (difflib.get_close_matches(key, _leaves(), 1)
         or difflib.get_close_matches(key.split('.')[-1], last_names, 1))
-    meant = f"did you mean '{last_names.get(close[0], close[0])}'?" if close else 'nbs/00_config.ipynb lists all'
+    meant = f"did you mean '{last_names.get(close[0], close[0])}'?" if close else 'see nbs/00_config.ipynb'
     raise ConfigError(f"unknown key '{key}' in {source}; {meant}")
 
 # %% ../nbs/00_config.ipynb #7b051164
