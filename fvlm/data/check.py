@@ -160,7 +160,7 @@ def _check_turns(chat, messages, shown): # can a model learn from this conversat
     if not str(chat.get('rejected', 'x')).strip(): empty.append('the rejected answer')
     if empty: return 'empty answer', f'{empty[0]} says nothing'
     messages = tidy(messages)
-    if messages[-1]['role']!='assistant': return 'bad chat', 'the last turn is no answer'
+    if messages[-1]['role']!='assistant': return 'bad chat', 'the last turn is not an answer'
     if not shown and any(p['type']!='text' for m in messages for p in m['content']):
         return 'no frames', 'shows images or videos, and none are stored'
     if announce(messages, shown, chat['key'])!=messages:
@@ -434,7 +434,8 @@ def _jobs_of(folder, report, tokenizer=None): # one job per tar; findings about 
         fault('row without sample', f"{_plural(len(rows[s]), 'row')} of a missing shard", f'{folder}/{s}')
     counted = bool(table['tokens'].any())
     same_tokenizer = tokenizer is not None and about.get('tokenizer') in (None, fingerprint(tokenizer))
-    if not counted: fault('uncounted tokens', 'the index was made without a tokenizer; text lengths are unknown')
+    if not counted:
+        fault('uncounted tokens', 'the index was made without a tokenizer; text lengths are unknown')
     elif tokenizer is not None and not same_tokenizer:
         fault('wrong tokens', 'the index was counted with another tokenizer')
     names = {k:about[k] for k in ('sources','tasks')}

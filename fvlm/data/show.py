@@ -65,6 +65,8 @@ def _data_uri(frame_HWC, side=112): # a frame as a small JPEG inside of a page
     image.save(out, 'JPEG', quality=85)
     return f'data:image/jpeg;base64,{b64encode(out.getvalue()).decode()}'
 
+# %% ../../nbs/1_data/09_show.ipynb #4561fd6e
+_ANSI = dict(learned='30;42', read='90', frame='97;44') # terminal colours of ink and background
 _CARD = 'border:1px solid #cbd5e0;border-radius:6px;padding:8px 12px;margin:8px 0;overflow-wrap:anywhere'
 
 @dataclass
@@ -72,22 +74,25 @@ class SampleSheet:
     "Samples as the model will read them."
     samples:list # from `show_samples`
 
-    def _cards(self): # heading, numbers and pixels of the frames, `MaskView` of each sample
+    def _cards(self): # heading, numbers and pixels of the frames, tokens; without control characters
         for known,numbers,frames,tokens in self.samples:
-            view = MaskView([(_printable(t), kind) for t,kind in tokens])
-            yield ' · '.join(_printable(x) for x in known), numbers, frames, view
+            heading = ' · '.join(_printable(x) for x in known)
+            yield heading, numbers, frames, [(_printable(t), kind) for t,kind in tokens]
 
     def __repr__(self):
-        return '\n\n'.join(f'{heading}\n{view!r}'.rstrip() for heading,_,_,view in self._cards())
+        colour = lambda t, kind: f'\x1b[{_ANSI[kind]}m{t}\x1b[0m' + '\n'*t.endswith('⏎')
+        texts = (f"{heading}\n{''.join(colour(*token) for token in tokens)}"
+                 for heading,_,_,tokens in self._cards())
+        return '\n\n'.join(text.rstrip() for text in texts)
 
     def _repr_html_(self):
         out = ''
-        for heading,numbers,frames,view in self._cards():
+        for heading,numbers,frames,tokens in self._cards():
             strip = ''.join('<span style="display:inline-block;margin:4px 4px 4px 0;text-align:center">'
                             f'<img src="{_data_uri(frame)}" style="height:80px;display:block">{t}</span>'
                             for t,frame in zip(numbers, frames))
-            out += (f'<div style="{_CARD}"><b>{escape(heading)}</b><div>{strip}</div>'
-                    f'<div style="max-height:16em;overflow:auto">{view._repr_html_()}</div></div>')
+            text = f'<div style="max-height:16em;overflow:auto">{MaskView(tokens)._repr_html_()}</div>'
+            out += f'<div style="{_CARD}"><b>{escape(heading)}</b><div>{strip}</div>{text}</div>'
         return f'<div style="max-width:60em;font:12px sans-serif">{out}</div>'
 
     def save(self, path): # write a page that a browser opens
