@@ -54,9 +54,9 @@ RANDOM = dict(text_share=.14, window=0, micro_batch=8)
 
 
 # padding: samples, updates and draws; orders: samples of an index; batches: read for their memory
-FULL = dict(repeats=7, fresh=5, samples=256, equal=64, films=120, copies=2, padding=(100_000, 150, 5),
+FULL = dict(repeats=7, fresh=5, samples=256, equal=64, videos=120, copies=2, padding=(100_000, 150, 5),
     orders=(10**5, 10**6, 10**7), batches=200, buffer=5000)
-QUICK = dict(repeats=2, fresh=1, samples=16, equal=4, films=4, copies=1, padding=(3000, 4, 2),
+QUICK = dict(repeats=2, fresh=1, samples=16, equal=4, videos=4, copies=1, padding=(3000, 4, 2),
     orders=(10**4,), batches=3, buffer=40)
 
 
@@ -485,7 +485,7 @@ def sections(size, clips, home):
         return make_shards(home/name, make_clips(rows, pool, tokenizer), tokenizer, copies)
 
     def build():
-        sets = dict(scenes=(scene_clips(size['films'], home/'videos'), FRAME_SIZE))
+        sets = dict(scenes=(scene_clips(size['videos'], home/'videos'), FRAME_SIZE))
         if clips: sets['real'] = real_clips(clips, size['copies']), SIDE
         return {k: bench_build(clips, FrameSpec(side), tokenizer, size['repeats'])
             for k, (clips, side) in sets.items()}

@@ -367,7 +367,7 @@ def arm_record(
 def _set_record(space, name): # a data set, with what `build_shards` reported
     videos, report = VIDEO_SETS[name], _read_json(space.out/'shards'/name/'report.json')
     return dict(task=videos.task, worlds=[asdict(w) for w in dict.fromkeys(videos.worlds)],
-                films=report['clips'], samples=report['samples'], failed=report['failures'])
+                videos=report['clips'], samples=report['samples'], failed=report['failures'])
 
 # %% ../../nbs/6_experiments/02_speedrun.ipynb #947c9280
 def collect_result(
@@ -383,9 +383,9 @@ def collect_result(
     runs = sorted((space.out/'runs').glob(f'*-seed{seeds[0]}'))
     return dict(
         info=info, command=f'bash scripts/speedrun.sh --seeds {len(seeds)}', smoke=z!=FULL,
-        size=dict(films=z.videos, lessons=z.pretraining, steps=z.steps, items=z.items),
+        size=dict(videos=z.videos, pretraining=z.pretraining, steps=z.steps, items=z.items),
         seeds=seeds, seconds=round(seconds), data={n:_set_record(space, n) for n in video_sets(space, arms)},
-        eye=[dict(seed=s, **_read_json(space.backbones(s)/'vision.json')) for s in seeds],
+        vision=[dict(seed=s, **_read_json(space.backbones(s)/'vision.json')) for s in seeds],
         arms=[arm_record(space, a, scores, seeds_of(a, seeds)) for a in arms],
         comparisons=compare_arms(scores), stages=accuracy_records(read('stage3', seeds), ('task', 'mode')),
         curves=[c for r in runs for c in loss_curves(r, run=r.name.rpartition('-seed')[0], seed=seeds[0])],
