@@ -35,8 +35,8 @@ def _check_medium(medium): # raises what is wrong
         raise SourceError(f'a medium is {medium!r:.40}; give a dict of type video or image')
     given = [k for k in ('path','data','frames') if medium.get(k)]
     if len(given)!=1 or (kind, given)==('image', ['frames']):
-        raise SourceError(f"the {kind} has {' and '.join(given) or 'no content'}; "
-                          'give either its path or its bytes')
+        content = ' and '.join(given) or 'no content'
+        raise SourceError(f'the {kind} has {content}; give either its path or its bytes')
     content, in_frames = medium[given[0]], given==['frames']
     if given==['path'] and isinstance(content, (str,Path)): return
     parts = content if in_frames else [content]
@@ -80,11 +80,10 @@ def _check_chat(chat, media): # the chat with tidy turns
     roles = [m['role'] for m in turns if m['role']!='system']
     if roles[-1]!='assistant': raise SourceError('the last turn is no answer; end with the assistant')
     if roles[0]!='user': raise SourceError('the assistant speaks first; begin with a user turn')
-    marks = [p['type'] for m in turns for p in m['content'] if p['type']!='text']
-    there = [m['type'] for m in media]
+    marks = ', '.join(p['type'] for m in turns for p in m['content'] if p['type']!='text') or 'nothing'
+    there = ', '.join(m['type'] for m in media) or 'nothing'
     if marks!=there:
-        raise SourceError(f"the turns show {', '.join(marks) or 'nothing'} but there is "
-                          f"{', '.join(there) or 'nothing'}; mark every medium once, in order")
+        raise SourceError(f'the turns show {marks} but there is {there}; mark every medium once, in order')
     rejected = chat.get('rejected', 'none')
     if not isinstance(rejected, str) or not rejected.strip() or not _is_utf8(rejected):
         raise SourceError('the rejected answer is no text; leave the record out')
@@ -117,7 +116,7 @@ class Record:
     number:int # of the record in the file, from 1
     row:dict # its fields, or a `SourceError` where it could not be read
     folder:Path # of the media
-    strict:bool=False # the folder was given by the caller, so absolute paths lead out of it
+    strict:bool=False # the caller gave the folder, so absolute paths lead out of it
     ids:tuple=('id',) # fields that may hold the data set's own id
     source:str=None # name of the data set, if the caller gave one
     own:str='' # key, where the place itself gives one
@@ -247,18 +246,18 @@ def _rows(file): # fields of each record, or a fault in its place
         yield from _parse_array(f) if is_array else (_parse(line) for line in _lines(f) if line.strip())
 
 # %% ../../nbs/1_data/03_sources.ipynb #eb640884
-def _table_rows(file): # as `_rows`; damage raises a `SourceError`
-    try: yield from ((row, '', []) for row in _rows(file))
-    except _UNREADABLE as e: raise SourceError(f'the file cannot be read on ({e}); fetch it again') from None
-
-def _records(path, media=None, source=None, ids=('id',), endings=TABLES, rows=_table_rows): # of all files
+def _records(path, media=None, source=None, ids=('id',), endings=TABLES, rows=_rows): # of all files, in order
     if media is not None and not Path(media).is_dir():
         raise SourceError('no such folder of media; check the path', str(media))
     for file,name in files_of(path, endings).items():
-        n, place = 0, (Path(media or file.parent), media is not None, ids, source)
+        n, place, fault = 0, (Path(media or file.parent), media is not None, ids, source), None
         try:
-            for n,(row,*own) in enumerate(rows(file), 1): yield Record(file, name, n, row, *place, *own)
-        except SourceError as e: yield Record(file, name, n+1, e, *place)
+            for n,row in enumerate(rows(file), 1):
+                row, *own = row if isinstance(row, tuple) else (row,)
+                yield Record(file, name, n, row, *place, *own)
+        except SourceError as e: fault = e
+        except _UNREADABLE as e: fault = SourceError(f'the file cannot be read on ({e}); fetch it again')
+        if fault: yield Record(file, name, n+1, fault, *place)
 
 # %% ../../nbs/1_data/03_sources.ipynb #49fbffef
 SOURCES = {} # name of a format -> Source
@@ -271,9 +270,9 @@ class Source:
     about:str # one line
     fields:str # that are used
     fits:Callable # names of the filled fields -> does this look like it?
-    ids:tuple=('id',) # fields that may hold the data set's own id
+    ids:tuple=('id',) # fields that may hold an id
     files:tuple=TABLES # endings
-    rows:Callable=_table_rows # file -> row, key and media of each record
+    rows:Callable=_rows # file -> the row of each record, or a tuple of row, key and media
 
 def _register(about, fields, fits, name=None, **more): # decorator of a converter
     def add(convert):
@@ -458,9 +457,8 @@ def walk_tar(
 )->Iterator[tarfile.TarInfo]: # name, size, `offset` (of the header), `offset_data`; `isreg()`, `issparse()`
     """The members of a tar in order, from their headers alone; nothing is extracted.
 
-    Members may be links, devices or sparse files, and names may lead anywhere: the caller checks them.
-    `file.seek(m.offset_data)` and `file.read(m.size)` give a member's bytes. A damaged or cut tar raises
-    `tarfile.TarError` after its last readable header; the data of that last member may be incomplete.
+    The caller checks names and kinds. A member's bytes: `file.seek(m.offset_data)`, then `file.read(m.size)`.
+    A damaged or cut tar raises `tarfile.TarError` after its last readable header, whose data may be cut.
     """
     try:
         with tarfile.open(fileobj=file, mode='r:') as tar:
@@ -471,8 +469,8 @@ def walk_tar(
     size = file.seek(0, os.SEEK_END)
     file.seek(end)
     mark = file.read(tarfile.BLOCKSIZE)
-    if any(mark): raise tarfile.ReadError(f'a damaged header at byte {end:,} of {size:,}')
     if len(mark)<tarfile.BLOCKSIZE: raise tarfile.ReadError(f'its end is missing after byte {size:,}')
+    if any(mark): raise tarfile.ReadError(f'a damaged header at byte {end:,} of {size:,}')
     while block:=file.read(1<<20):
         if any(block): raise tarfile.ReadError(f'files behind its end mark at byte {end:,}')
 
@@ -506,8 +504,8 @@ def _shown(endings): # type of the medium, how it is kept, endings in order
     split = {e:e.partition('.') for e in endings}
     frames = {int(n):e for e,(n,_,image) in split.items() if n.isdecimal() and image in _IMAGE_ENDINGS}
     if len(videos)+len(images)+bool(frames)>1:
-        raise SourceError(f"it holds {', '.join([*videos, *images, *frames.values()][:4])}; "
-                          'keep one video, one image, or numbered frames')
+        several = ', '.join([*videos, *images, *frames.values()][:4])
+        raise SourceError(f'it holds {several}; keep one video, one image, or numbered frames')
     if frames and len(frames)!=max(frames)-min(frames)+1:
         raise SourceError(f'its frames are numbered {str(sorted(frames))[:60]}; one is missing')
     if videos: return 'video', 'data', videos
@@ -535,14 +533,12 @@ def _tar_row(file, key, members): # fields and media of a sample
     return row, [{'type':kind, kept_as:data if kept_as=='frames' else data[0]}] if data else []
 
 def _tar_rows(path): # row, key and media of each sample
-    try:
-        with open(path, 'rb') as file:
-            samples, fault = _samples(file)
-            for key,members in samples.items():
-                try: row, media = _tar_row(file, key, members)
-                except SourceError as e: row, media = e, []
-                yield row, key, media
-    except _UNREADABLE as e: fault = str(e)
+    with open(path, 'rb') as file:
+        samples, fault = _samples(file)
+        for key,members in samples.items():
+            try: row, media = _tar_row(file, key, members)
+            except SourceError as e: row, media = e, []
+            yield row, key, media
     if fault: raise SourceError(f'the tar file is damaged ({fault}); fetch it again')
 
 # %% ../../nbs/1_data/03_sources.ipynb #f179d1c3
