@@ -99,6 +99,8 @@ def runs(home):
     errors = two.communicate(timeout=600)[1]
     assert two.returncode == 0, errors[-3000:]
     train_here(home, 'changing')
+    start = prepare_run(load_config(home/'run.yaml', [f'out={home}/start']), Processes())
+    start.model.save_pretrained(home/'start'/'model')
     return home
 
 def weights(run): return load_file(run/'model'/'model.safetensors')
@@ -108,8 +110,7 @@ def log(run, event='train'): return read_metrics(run).query(f"event=='{event}'")
 def assert_same_training(home, one, two):
     """The weights of two runs differ by much less than they moved, and so do their logs. (Not by a fixed
     number: AdamW makes a step of the size of the learning rate out of the smallest rounding error.)"""
-    start = prepare_run(load_config(home/'run.yaml', [f'out={home}/start']), Processes()).model.state_dict()
-    one_weights, two_weights = weights(home/one), weights(home/two)
+    start, one_weights, two_weights = (weights(home/name) for name in ('start', one, two))
     assert one_weights.keys() == two_weights.keys()
     distance = lambda a, b: sum((a[n].float()-b[n].float()).square().sum() for n in one_weights).sqrt().item()
     assert distance(one_weights, two_weights) < .01*distance(one_weights, start)
