@@ -13,6 +13,7 @@ import difflib, fvlm, json, os, re, shlex, shutil
 import numpy as np, pandas as pd, torch, yaml
 from argparse import ArgumentParser
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Literal
 from jsonargparse import ArgumentError, ArgumentParser as TypedParser
@@ -87,10 +88,15 @@ def _guess(name, known): # what may have been meant
     close = difflib.get_close_matches(name, list(known), 1)
     return f"; did you mean '{close[0]}'?" if close else f"; choose from {', '.join(known)}"
 
-def _parse(kind, tree, where): # a dataclass from keys and values
-    if not isinstance(tree, dict): raise ConfigError(f'{where}: expected keys and values, got {tree!r:.60}')
+@cache
+def _parser_of(kind):
     parser = TypedParser(exit_on_error=False)
     parser.add_argument('--value', type=kind)
+    return parser
+
+def _parse(kind, tree, where): # a dataclass from keys and values
+    if not isinstance(tree, dict): raise ConfigError(f'{where}: expected keys and values, got {tree!r:.60}')
+    parser = _parser_of(kind)
     instantiate = getattr(parser, 'instantiate', None) or parser.instantiate_classes
     try: return instantiate(parser.parse_object(dict(value=tree))).value
     except (ArgumentError, TypeError) as e: text = ' '.join(str(e).replace('value.', '').split())
