@@ -12,7 +12,7 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from fvlm.experiments.report import verdict, write_report
+from fvlm.experiments.report import load_result, verdict, write_report
 from fvlm.experiments.speedrun import FULL, SMOKE, Workspace, speedrun
 from fvlm.model.foveated import FoveatedVLM, load_tokenizer
 
@@ -37,6 +37,7 @@ def main():
     stage3 = space.run('stage3', 0)
     shutil.copytree(stage3/'model', out/'model', dirs_exist_ok=True)
     for name in ('metrics.csv', 'metrics.jsonl', 'summary.json'): shutil.copy(stage3/name, out/name)
+    result = load_result(out/'result.json')
     write_report(result, out, FoveatedVLM.from_pretrained(out/'model'), load_tokenizer(out/'model'))
     for line in verdict(result): print(line)
     print(f'the report is {out}/report.html; {time.time()-start:.0f} s')
