@@ -336,7 +336,7 @@ def _empty(words): # a figure for what is not in the file
 def figure_png(fig:plt.Figure, dpi:int=100)->bytes: # at most 160 colours
     "A figure as a small PNG file."
     data, small = io.BytesIO(), io.BytesIO()
-    fig.savefig(data, format='png', dpi=dpi, facecolor='white', bbox_inches='tight')
+    fig.savefig(data, format='png', dpi=dpi, facecolor='white')
     Image.open(data).convert('RGB').quantize(160, dither=Image.Dither.NONE).save(small, 'PNG', optimize=True)
     return small.getvalue()
 
