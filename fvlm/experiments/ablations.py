@@ -177,7 +177,7 @@ def look_entropy(
     modes = cfg.eval.modes if hasattr(model, 'query_out') else ('coarse',)
     outputs = {m:model(**inputs, frame_index=batch['frame_index'], mode=m, looks=True, logits_to_keep=1)
                for m in modes}
-    return {m:attention_entropy(o.looks_MLhN).mean().item() for m, o in outputs.items()}
+    return {m:attention_entropy(o.looks).mean().item() for m, o in outputs.items()}
 
 def evaluate_run(
     model:FoveatedVLM, # as it is now
