@@ -157,7 +157,7 @@ def overlay(
     heat = _resized(map_hw[None]/peak, shape)[0].clamp(0,1).numpy()[...,None]
     weights = torch.tensor([.299, .587, .114])[:,None,None] # luminance
     grey = _resized((frame_CHW*weights).sum(0, keepdim=True), shape)[0].numpy()[...,None]
-    return ((1-.85*heat)*(110+.57*grey)+.85*heat*_HUE).round().astype(np.uint8)
+    return ((1-.85*heat)*(150+.41*grey)+.85*heat*_HUE).round().astype(np.uint8)
 
 # %% ../../nbs/5_evaluation/03_attention.ipynb #9d490b38
 def show_looks(

@@ -345,8 +345,10 @@ def training_memory(
     for p in trained: p.grad = torch.empty_like(p)
     inputs = size_batch(m.arch, s, batch, m.size)
     live = LiveBytes([*model.parameters(), *model.buffers(), [p.grad for p in trained], inputs])
-    with patch(*_NO_PACKING), live, _MetaAutocast() if bf16 else nullcontext():
-        model(**inputs, n_refinements=math.ceil(refinements)).loss.backward()
+    autocast = _MetaAutocast() if bf16 and not gradient_checkpointing else nullcontext()
+    with patch(*_NO_PACKING), live, autocast:
+        loss = model(**inputs, n_refinements=math.ceil(refinements)).loss
+        loss.backward()
     size, trains = (sum(p.numel() for p in ps) for ps in (model.parameters(), trained))
     return dict(weights=4*size, gradients=4*trains, AdamW=8*trains, activations=live.peak)
 
