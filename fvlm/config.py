@@ -7,12 +7,11 @@ __all__ = ['ModelConfig', 'DataConfig', 'LearningRates', 'TrainConfig', 'EvalCon
            'flat', 'to_dict', 'read_yaml', 'load_config', 'write_atomic', 'save_config', 'diff_configs']
 
 # %% ../nbs/00_config.ipynb #d8732dc7
-import difflib, math, os, tempfile, types, yaml
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+import difflib, json, math, os, tempfile, yaml
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Literal, get_args, get_origin
 from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import (ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat,
     PositiveInt)
@@ -21,15 +20,15 @@ from jsonargparse.typing import (ClosedUnitInterval, NonNegativeFloat, NonNegati
 @dataclass(frozen=True)
 class ModelConfig:
     "What the model is and how it looks at a frame."
-    init:str="" # checkpoint folder to start from; empty: build from the two backbones
+    init:str="" # checkpoint folder to start from; empty: the two backbones
     vision:str="facebook/dinov2-small" # ViT: a name on the hub or a folder
     language:str="HuggingFaceTB/SmolLM2-135M-Instruct" # LLM: a name on the hub or a folder
     pooler:Literal["deep","shallow","grid","cls","mean","random"]="deep" # how a frame becomes tokens
-    query_weights:Literal["shared","own"]="shared" # ViT layers that the query uses, or a trainable copy
-    first_query:Literal["context","init"]="context" # first frame's query: from the text before it, or learned
-    visual_gain:NonNegativeFloat=1.0 # spread of visual tokens at the start; 1: that of the text embeddings
-    tokens_per_frame:PositiveInt=1 # visual tokens per frame; a square number, above 1 for `grid` alone
-    train_mode:Literal["fine","coarse"]="fine" # two passes with dynamic queries, or one with the static query
+    query_weights:Literal["shared","own"]="shared" # of the ViT, or a trainable copy of its layers
+    first_query:Literal["context","init"]="context" # of frame 1: made from the text before it, or learned
+    visual_gain:NonNegativeFloat=1.0 # initial scale of visual tokens; 1: that of the text embeddings
+    tokens_per_frame:PositiveInt=1 # a square number, above 1 for `grid` alone
+    train_mode:Literal["fine","coarse"]="fine" # two passes, or one with the static query
     lambda_coarse:NonNegativeFloat=0.0 # weight of a loss on the coarse pass
     frozen:tuple[Literal["connector","vision","language"],...]=() # parameter groups that do not train
 
@@ -37,24 +36,23 @@ class ModelConfig:
 @dataclass(frozen=True)
 class DataConfig:
     "What is read, and how it becomes a sequence."
-    shards:str="" # folder of tar shards; several folders or addresses are joined with commas
-    tasks:tuple[str,...]=() # names of the tasks to use; empty: all
-    mix:tuple[str,...]=() # weights of sources, such as [openvid=2, webvid=1]; empty: as many as there are
-    text_share:ClosedUnitInterval=0.14 # share of text-only samples; 0: as many as there are
-    window:NonNegativeInt=0 # samples among which those of like length are grouped; 0: no grouping
-    max_bad:ClosedUnitInterval=0.01 # share of unusable samples at which a run stops
+    shards:str="" # folders or addresses of tar shards, joined with commas
+    tasks:tuple[str,...]=() # to use; empty: all
+    mix:tuple[str,...]=() # weights of sources, such as [openvid=2, webvid=1]; empty: their sizes
+    text_share:ClosedUnitInterval=0.14 # of text-only samples; 0: as many as there are
+    window:NonNegativeInt=0 # samples that are sorted by length together; 0: no sorting
+    max_bad:ClosedUnitInterval=0.01 # share of unusable samples that stops a run
     order:Literal["question_first","video_first","mixed","frames_front"]="question_first" # of frames and text
     mask:Literal["answer","all"]="answer" # which text is supervised
     frame_size:PositiveInt=224 # side of a frame in pixels
-    image_frames:PositiveInt=1 # for how many frames a still image is shown
+    image_frames:PositiveInt=1 # frames that a still image is shown for
     max_tokens:PositiveInt=1024 # longest sequence in tokens
     max_samples:NonNegativeInt=0 # use only so many samples; 0: all
 
-# %% ../nbs/00_config.ipynb #056b6ba2
 @dataclass(frozen=True)
 class LearningRates:
     "Peak learning rate of each parameter group."
-    connector:ClosedUnitInterval=1e-4 # queries and projections, which start from random numbers
+    connector:ClosedUnitInterval=1e-4 # queries and projections
     vision:ClosedUnitInterval=1e-5 # the ViT
     language:ClosedUnitInterval=1e-5 # the LLM
 
@@ -62,18 +60,18 @@ class LearningRates:
 @dataclass(frozen=True)
 class TrainConfig:
     "How the parameters are trained."
-    steps:PositiveInt=1000 # optimiser updates
+    steps:PositiveInt=1000 # updates of the optimiser
     batch_size:PositiveInt=8 # samples per update, over all processes
-    micro_batch:NonNegativeInt=0 # most samples in a process at once; 0: its whole share of the update
+    micro_batch:NonNegativeInt=0 # most samples in a process at once; 0: no limit
     token_budget:NonNegativeInt=0 # most tokens in a micro-batch, padding counted; 0: no limit
     frame_budget:NonNegativeInt=0 # most distinct frames in a micro-batch; 0: no limit
     lr:LearningRates=field(default_factory=LearningRates)
     schedule:Literal["cosine","stable","constant","converging"]="cosine" # learning rate after the warm-up
-    warmup:ClosedUnitInterval=0.05 # share of the steps in which the rate rises from 0
-    final_lr:ClosedUnitInterval=0.1 # share of the peak at the end; converging: the common last rate
+    warmup:ClosedUnitInterval=0.05 # share of the steps in which the rate rises
+    final_lr:ClosedUnitInterval=0.1 # share of the peak; converging: a rate
     weight_decay:ClosedUnitInterval=0.01 # of AdamW; never on biases, norms and queries
     clip:NonNegativeFloat=1.0 # largest norm of the gradient; 0: no clipping
-    refine:ClosedUnitInterval=0.0 # share of updates with a second fine pass, closer to autoregression
+    refine:ClosedUnitInterval=0.0 # share of updates with a second fine pass
     precision:Literal["auto","fp32","bf16"]="auto" # of the computation; the weights stay fp32
     workers:NonNegativeInt=0 # processes that load data
     seed:NonNegativeInt=0 # of weights and data order
@@ -81,16 +79,16 @@ class TrainConfig:
     eval_every:NonNegativeInt=0 # steps between evaluations; 0: only at the end
     save_every:NonNegativeInt=0 # steps between checkpoints; 0: only at the end
     keep:PositiveInt=2 # newest checkpoints that are kept
-    spike:NonNegativeFloat=6.0 # deviations of loss or gradient norm at which an update is skipped; 0: never
-    checkpointing:bool=False # gradient checkpointing: less memory, more computation
-    parallel:Literal["ddp","fsdp"]="ddp" # every process holds the whole model, or a part of it
+    spike:NonNegativeFloat=6.0 # deviations of loss or gradient norm that skip an update; 0: never
+    checkpointing:bool=False # recompute activations to save memory
+    parallel:Literal["ddp","fsdp"]="ddp" # a process holds the whole model, or a part
     timeout:PositiveFloat=600.0 # seconds that processes wait for one another
 
 # %% ../nbs/00_config.ipynb #6f165962
 @dataclass(frozen=True)
 class EvalConfig:
     "What is measured."
-    samples:PositiveInt=256 # clips to evaluate
+    samples:PositiveInt=256 # clips
     modes:tuple[Literal["coarse","fine","autoregressive"],...]=("coarse","fine","autoregressive") # compared
 
 @dataclass(frozen=True)
@@ -99,9 +97,8 @@ class LogConfig:
     project:str="foveated-vlm" # name of the wandb project
     wandb:bool=True # mirror to wandb; offline unless WANDB_MODE says otherwise
 
-# %% ../nbs/00_config.ipynb #2064b3b2
 class ConfigError(ValueError):
-    "A configuration that cannot be run; one line with the key, the reason and what to do."
+    "A configuration that cannot be run, in one line."
 
 @dataclass(frozen=True)
 class Config:
@@ -119,14 +116,12 @@ class Config:
 
 # %% ../nbs/00_config.ipynb #baec56e8
 @cache
-def _leaves(
-    kind:type=Config, # a dataclass
-)->types.MappingProxyType: # dotted key to type, in the order of definition; read-only
-    "Every setting there is."
+def _leaves(kind=Config, prefix=''): # dotted key to type, for every setting
     out = {}
-    for name,hint in get_type_hints(kind).items():
-        out |= {f'{name}.{k}':h for k,h in _leaves(hint).items()} if is_dataclass(hint) else {name:hint}
-    return types.MappingProxyType(out)
+    for f in fields(kind):
+        key = prefix+f.name
+        out |= _leaves(f.type, f'{key}.') if is_dataclass(f.type) else {key:f.type}
+    return out
 
 def flat(
     tree:dict, # nested
@@ -134,68 +129,59 @@ def flat(
 )->dict: # dotted key to value
     "A nested dict as one level of dotted keys."
     out = {}
-    for key,value in tree.items():
-        group = isinstance(value, dict) and value
-        out |= flat(value, f'{prefix}{key}.') if group else {f'{prefix}{key}':value}
+    for name,value in tree.items():
+        key = f'{prefix}{name}'
+        out |= flat(value, f'{key}.') if isinstance(value, dict) and value else {key:value}
     return out
 
-# %% ../nbs/00_config.ipynb #33dde38d
 def to_dict(
     cfg, # a `Config` or a part of one
-)->dict: # nested; tuples are lists, so that it is plain YAML and JSON
-    "The tree as plain Python values."
-    plain = lambda v: to_dict(v) if is_dataclass(v) else list(v) if isinstance(v, tuple) else v
-    return {f.name:plain(getattr(cfg, f.name)) for f in fields(cfg)}
+)->dict: # nested
+    "The tree as plain values, ready for YAML and JSON."
+    return json.loads(json.dumps(asdict(cfg)))
 
 # %% ../nbs/00_config.ipynb #3bf0cb51
-def _conflicts(
-    c:Config, # every value is valid alone
-)->Iterator[tuple[bool,str]]: # is it wrong, and the message
-    "Settings that contradict each other."
-    m, t, peaks = c.model, c.train, [*to_dict(c.train.lr).values()]
-    grid, coarse, side = m.pooler=='grid', m.train_mode=='coarse', math.isqrt(m.tokens_per_frame)
-    for key,value in {'model.lambda_coarse':m.lambda_coarse>0, 'train.refine':t.refine>0,
+def _conflicts(c): # pairs: is something wrong, and the message
+    m, t, peaks = c.model, c.train, [*asdict(c.train.lr).values()]
+    fine, converging, side = m.train_mode=='fine', t.schedule=='converging', math.isqrt(m.tokens_per_frame)
+    for key,given in {'model.lambda_coarse':m.lambda_coarse, 'train.refine':t.refine,
             'model.first_query=init':m.first_query=='init'}.items():
-        yield coarse and value, f'{key} needs model.train_mode=fine; a coarse model makes no queries'
-    yield not coarse and m.pooler not in ('deep','shallow'), (f'model.train_mode=fine needs a pooler with a '
-        f'query, deep or shallow; model.pooler={m.pooler} takes none, so set model.train_mode=coarse')
-    yield side>1 and not grid, f'model.tokens_per_frame={m.tokens_per_frame} needs model.pooler=grid'
-    yield side**2!=m.tokens_per_frame, (
-        f'model.tokens_per_frame={m.tokens_per_frame} is not a square number; set {side**2} or {(side+1)**2}')
-    yield m.query_weights=='own' and m.pooler!='deep', ('model.query_weights=own needs model.pooler=deep; '
-        f"with {m.pooler} no query goes through the ViT's layers")
+        yield given and not fine, f'{key} needs model.train_mode=fine; a coarse model makes no queries'
+    yield fine and m.pooler not in ('deep','shallow'), (
+        f'model.pooler={m.pooler} takes no query; set model.train_mode=coarse')
+    tokens = f'model.tokens_per_frame={m.tokens_per_frame}'
+    yield side>1 and m.pooler!='grid', f'{tokens} needs model.pooler=grid'
+    yield side**2!=m.tokens_per_frame, f'{tokens} is no square number; set {side**2} or {(side+1)**2}'
+    yield m.query_weights=='own' and m.pooler!='deep', 'model.query_weights=own needs model.pooler=deep'
     yield len(set(m.frozen))<len(m.frozen), f"model.frozen names a group twice: {', '.join(m.frozen)}"
     yield len(m.frozen)==3, 'model.frozen names every group; nothing is left to train'
     yield t.warmup==1, 'train.warmup=1 never ends; it is a share of the steps, below 1'
-    converging = t.schedule=='converging'
     yield converging and not all(peaks), (
         'train.schedule=converging would train a group whose train.lr is 0; name it in model.frozen instead')
     yield converging and t.final_lr>max(peaks), (f'train.final_lr={t.final_lr:g} is a learning rate when '
         f'train.schedule=converging; set it between {min(peaks):g} and {max(peaks):g}')
 
 # %% ../nbs/00_config.ipynb #a746b940
-_NUMBERS = PositiveInt, NonNegativeInt, PositiveFloat, NonNegativeFloat, ClosedUnitInterval
-_WORDS = {PositiveInt:'a whole number, 1 or more', NonNegativeInt:'a whole number, 0 or more',
-          PositiveFloat:'a number above 0', NonNegativeFloat:'a number, 0 or more',
-          ClosedUnitInterval:'a number between 0 and 1',
-          bool:'true or false', str:'text in quotes'}
+_NUMBERS = {PositiveInt:'a whole number, 1 or more', NonNegativeInt:'a whole number, 0 or more',
+    PositiveFloat:'a number above 0', NonNegativeFloat:'a number, 0 or more',
+    ClosedUnitInterval:'a number between 0 and 1'}
 
-def _in_words(hint): # what a field of this type expects
-    if get_origin(hint) is Literal: return 'one of ' + ', '.join(map(str, get_args(hint)))
-    if get_origin(hint) is tuple: return f'a list like [a, b] with {_in_words(get_args(hint)[0])}'
-    return _WORDS[hint]
+def _in_words(kind): # what a field of this type expects
+    if get_origin(kind) is Literal: return 'one of ' + ', '.join(map(str, get_args(kind)))
+    if get_origin(kind) is tuple: return f'a list like [a, b] with {_in_words(get_args(kind)[0])}'
+    return _NUMBERS.get(kind) or {bool:'true or false', str:'text in quotes'}[kind]
 
-def _number(hint, value): # a plain number in the range of a jsonargparse type; ValueError outside
-    value = hint(value)
+def _number(kind, value): # plain and in range; ValueError outside
+    value = kind(value)
     if not math.isfinite(value): raise ValueError(value)
     return float(value) if isinstance(value, float) else int(value)
 
-def _check(cfg): # raise for the first thing that is wrong
-    for key,value in flat(to_dict(cfg)).items():
-        hint = _leaves()[key]
-        try: hint in _NUMBERS and _number(hint, value)
+def _check(cfg): # ConfigError for the first thing that is wrong
+    for key,value in flat(asdict(cfg)).items():
+        kind = _leaves()[key]
+        try: kind in _NUMBERS and _number(kind, value)
         except (TypeError, ValueError):
-            raise ConfigError(f'{key}={value}: expected {_in_words(hint)}') from None
+            raise ConfigError(f'{key}={value}: expected {_in_words(kind)}') from None
     for key in ('name','out'):
         if not getattr(cfg, key).strip(): raise ConfigError(f'{key} is empty; every run needs one')
     for wrong,why in _conflicts(cfg):
@@ -208,32 +194,29 @@ def _parser(key): # jsonargparse for one setting
     parser.add_argument('--value', type=_leaves()[key])
     return parser
 
-def _value(
-    key:str, # a leaf
-    raw, # from YAML, or the text of an override
-    source:str, # where it was written
-)->object: # of the field's type, as a plain Python value
-    "Read one value, or raise `ConfigError` in one line."
-    hint = _leaves()[key]
+def _value(key, raw, source): # a value from YAML or an override; `source` says where it was written
+    kind = _leaves()[key]
     try:
         value = _parser(key).parse_object(dict(value=raw)).value
-        if value is not None and hint in _NUMBERS: value = _number(hint, value)
-    except (ArgumentError, ValueError): value = None
+        if kind in _NUMBERS: value = _number(kind, value)
+    except (ArgumentError, TypeError, ValueError): value = None
     if value is not None: return tuple(value) if isinstance(value, list) else value
     got = 'nothing' if raw is None else repr(raw)[:60]
-    close = difflib.get_close_matches(str(raw), map(str, get_args(hint)), 1)
+    close = difflib.get_close_matches(str(raw), map(str, get_args(kind)), 1)
     meant = f"; did you mean '{close[0]}'?" if close else ''
-    raise ConfigError(f'{key} in {source}: expected {_in_words(hint)}, got {got}{meant}')
+    raise ConfigError(f'{key} in {source}: expected {_in_words(kind)}, got {got}{meant}')
 
 # %% ../nbs/00_config.ipynb #638f96d7
-def _require_known(key, source): # raise for a key that is not a leaf
+def _inside(group): # the keys of a group; empty for a leaf
+    return [k for k in _leaves() if k.startswith(f'{group}.')]
+
+def _require_known(key, source): # ConfigError for a key that is not a leaf
     if key in _leaves(): return
-    inside = next((k for k in _leaves() if k.startswith(f'{key}.')), None)
-    if inside: raise ConfigError(f"'{key}' in {source} is a group of keys; set one of them, such as {inside}")
-    last_names = {k.split('.')[-1]:k for k in reversed(_leaves())}
-    close = (difflib.get_close_matches(key, _leaves(), 1)
-        or difflib.get_close_matches(key.split('.')[-1], last_names, 1))
-    meant = f"did you mean '{last_names.get(close[0], close[0])}'?" if close else 'see nbs/00_config.ipynb'
+    if inside := _inside(key):
+        raise ConfigError(f"'{key}' in {source} is a group of keys; set one of them, such as {inside[0]}")
+    names = {k.split('.')[-1]:k for k in reversed(_leaves())} | {k:k for k in _leaves()}
+    close = [m for k in (key, key.split('.')[-1]) for m in difflib.get_close_matches(k, names, 1)]
+    meant = f"did you mean '{names[close[0]]}'?" if close else 'see nbs/00_config.ipynb'
     raise ConfigError(f"unknown key '{key}' in {source}; {meant}")
 
 # %% ../nbs/00_config.ipynb #7b051164
@@ -241,16 +224,16 @@ class _Loader(yaml.SafeLoader):
     "Safe YAML without aliases and without repeated keys."
     def compose_node(self, parent, index):
         if not self.check_event(yaml.AliasEvent): return super().compose_node(parent, index)
-        why = 'aliases (*name) are not allowed; use base: to share settings'
-        raise yaml.composer.ComposerError(None, None, why, self.peek_event().start_mark)
+        raise yaml.MarkedYAMLError(problem='aliases (*name) are not allowed; use base: to share settings',
+            problem_mark=self.peek_event().start_mark)
 
     def construct_mapping(self, node, deep=False):
         keys = set()
         for key,_ in node.value:
-            why = ('a key is not plain text' if not isinstance(key, yaml.ScalarNode)
-                else f"the key '{key.value}' stands twice" if key.value in keys else None)
-            if why: raise yaml.constructor.ConstructorError(None, None, why, key.start_mark)
-            keys.add(key.value)
+            if str(key.value) in keys:
+                raise yaml.MarkedYAMLError(problem=f"the key '{key.value}' stands twice",
+                    problem_mark=key.start_mark)
+            keys.add(str(key.value))
         return super().construct_mapping(node, deep)
 
 # %% ../nbs/00_config.ipynb #50bead80
@@ -262,48 +245,44 @@ def read_yaml(
     "A YAML mapping from a file that is not trusted."
     path = Path(path)
     try:
-        size = path.stat().st_size
-        tree = yaml.load(path.read_text(encoding='utf-8'), _Loader) if size<=_MAX_YAML else None
+        if (size := path.stat().st_size)>_MAX_YAML:
+            raise ValueError(f'{size:,} bytes; at most {_MAX_YAML:,} are read')
+        tree = yaml.load(path.read_text(encoding='utf-8'), _Loader) or {}
+        if not isinstance(tree, dict): raise ValueError("expected keys and values such as 'name: my-run'")
+        return tree
     except FileNotFoundError:
         close = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob('*.y*ml')], 1)
         meant = f'; did you mean {close[0]}?' if close else ''
         raise ConfigError(f'no such file: {path}{meant}') from None
-    except (OSError, UnicodeDecodeError, RecursionError, ValueError, yaml.YAMLError) as e:
+    except (OSError, RecursionError, ValueError, yaml.YAMLError) as e:
         mark = getattr(e, 'problem_mark', None)
         why = getattr(e, 'problem', None) or getattr(e, 'strerror', None) or str(e)
-        where = f'{path} line {mark.line+1}' if mark else str(path)
-        raise ConfigError(f"{where} cannot be read: {' '.join(why.split())}") from None
-    if size>_MAX_YAML: raise ConfigError(f'{path} has {size:,} bytes; at most {_MAX_YAML:,} are read')
-    if not isinstance(tree, dict|None):
-        raise ConfigError(f"{path} holds a {type(tree).__name__}, not keys and values such as 'name: my-run'")
-    return tree or {}
+        line = f' line {mark.line+1}' if mark else ''
+        raise ConfigError(f"{path}{line} cannot be read: {' '.join(why.split())}") from None
 
 # %% ../nbs/00_config.ipynb #48f61449
-def _read_with_bases(
-    path, # of a YAML file
-    chain=(), # the files that led here
-): # dotted key to (raw value, file); the nearer file wins
+def _read_with_bases(path, chain=()): # dotted key to (raw value, file); `chain`: the files that led here
     path = Path(os.path.normpath(path))
     if path.resolve() in chain:
-        names = [p.name for p in (*chain, path)]
-        raise ConfigError(f"base files go in a circle: {' -> '.join(names)}")
+        names = ' -> '.join(p.name for p in (*chain, path))
+        raise ConfigError(f'base files go in a circle: {names}')
     tree = read_yaml(path)
     base = tree.pop('base', '')
     if not isinstance(base, str): raise ConfigError(f'base in {path}: expected one file name, got {base!r}')
     settings = _read_with_bases(path.parent/base, (*chain, path.resolve())) if base else {}
     for key,value in flat(tree).items():
-        if not value and any(k.startswith(f'{key}.') for k in _leaves()): continue # an empty group
-        _require_known(str(key), path.as_posix())
+        if not value and _inside(key): continue # an empty group
+        _require_known(key, path.as_posix())
         settings[key] = value, path.as_posix()
     return settings
 
 # %% ../nbs/00_config.ipynb #d7972a16
 def _build(kind, values, prefix=''): # the tree from dotted keys; what is missing keeps its default
     given = {}
-    for name,hint in get_type_hints(kind).items():
-        key = f'{prefix}{name}'
-        if is_dataclass(hint): given[name] = _build(hint, values, f'{key}.')
-        elif key in values: given[name] = values[key]
+    for f in fields(kind):
+        key = prefix+f.name
+        if is_dataclass(f.type): given[f.name] = _build(f.type, values, f'{key}.')
+        elif key in values: given[f.name] = values[key]
     return kind(**given)
 
 def load_config(
@@ -311,18 +290,18 @@ def load_config(
     overrides:list[str]|tuple[str,...]=(), # such as `train.lr.connector=1e-3`; later ones win
 )->Config: # checked
     "The configuration of a file, with some keys changed."
-    given = _read_with_bases(path) if path is not None else {}
+    given = _read_with_bases(path) if path else {}
     for text in overrides:
         key, equals, raw = text.removeprefix('--').partition('=')
         source = f"the override '{text}'"
         if not equals: raise ConfigError(f"{source} has no '='; write key=value, such as train.steps=100")
         _require_known(key, source)
         given[key] = raw, source
-    values = {key:_value(key, raw, source) for key,(raw,source) in given.items()}
-    where = Path(path).as_posix() if path is not None else 'overrides'
-    if 'name' not in values: raise ConfigError(f"{where}: the run has no name; add 'name: my-run'")
-    try: return _build(Config, values)
-    except ConfigError as e: raise ConfigError(f'{where}: {e}') from None
+    values = {key:_value(key, *given[key]) for key in given}
+    try:
+        if 'name' not in values: raise ConfigError("the run has no name; add 'name: my-run'")
+        return _build(Config, values)
+    except ConfigError as e: raise ConfigError(f"{Path(path or 'overrides').as_posix()}: {e}") from None
 
 # %% ../nbs/00_config.ipynb #922bc0bc
 def write_atomic(
@@ -343,18 +322,12 @@ def write_atomic(
     finally: Path(part).unlink(missing_ok=True)
     return path
 
-def save_config(
-    cfg:Config, # to be saved, every key written out
-    path:str|Path, # YAML file
-)->Path: # the same path
-    "Write a configuration that `load_config` reads back unchanged."
+def save_config(cfg:Config, path:str|Path)->Path: # the path
+    "Write every key of a configuration as YAML that `load_config` reads back unchanged."
     return write_atomic(path, yaml.safe_dump(to_dict(cfg), sort_keys=False, allow_unicode=True))
 
 # %% ../nbs/00_config.ipynb #6e89380c
-def diff_configs(
-    a:Config, # one run
-    b:Config, # another
-)->dict: # dotted key to (value in a, value in b); without `name` and `out`
-    "The settings in which two runs differ."
+def diff_configs(a:Config, b:Config)->dict: # dotted key to (value in a, value in b)
+    "The settings in which two runs differ, `name` and `out` left out."
     a, b = flat(to_dict(a)), flat(to_dict(b))
     return {k:(a[k],b[k]) for k in a if a[k]!=b[k] and k not in ('name','out')}
