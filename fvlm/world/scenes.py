@@ -15,6 +15,7 @@ from pathlib import Path
 import hashlib
 import numpy as np
 from einops import rearrange, reduce
+from scipy.ndimage import zoom
 from ..data.sampling import write_video
 
 # %% ../../nbs/3_world/01_scenes.ipynb #e817e365
@@ -24,7 +25,6 @@ _SHAPES = 'circle square triangle diamond cross star ring bar'.split()
 _DIGITS = 'zero one two three four five six seven eight nine'.split()
 GLYPH_KINDS = [*_SHAPES, 'marker', *_DIGITS] # everything that a patch can show
 
-# %% ../../nbs/3_world/01_scenes.ipynb #f09878fc
 def _covered(shape, y, x): # bool, the points that a shape covers
     r, a = np.hypot(y, x), np.arctan2(x, -y)
     return dict(circle=r<.92, square=np.maximum(abs(y),abs(x))<.8, triangle=(y<.8) & (abs(x)<(y+1)*.52),
@@ -46,9 +46,7 @@ def _digit_scans(): # digit 0 to 9: coverage [n,8,8], 0 to 1
 
 def _digit_mask(digit, scan, size): # coverage [size,size], 0 to 1, enlarged by linear interpolation
     scans = _digit_scans()[digit]
-    image, at = scans[scan%len(scans)], np.linspace(0, 7, size)
-    rows = np.stack([np.interp(at, np.arange(8), column) for column in image.T], 1)
-    return np.stack([np.interp(at, np.arange(8), row) for row in rows])
+    return zoom(scans[scan%len(scans)], size/8, order=1)
 
 # %% ../../nbs/3_world/01_scenes.ipynb #902484b1
 @dataclass(frozen=True)
@@ -56,10 +54,10 @@ class World:
     "How a world looks and how hard it is."
     size:int=80 # side of a frame, pixels
     cells:int=4 # places per side; a glyph stands in one cell
-    glyphs:int=6 # glyphs in a scene
+    glyphs:int=6 # in a scene
     frames:int=3 # T, at one frame per second
     hops:int=1 # markers to follow before the answer (task `follow`)
-    hint:bool=True # the last marker has the colour of what it marks; otherwise all are white
+    hint:bool=True # the last marker has the colour of what it marks; else all are white
     digits:bool=False # handwritten digits instead of shapes
     clutter:int=0 # grey sticks strewn over each frame
 
@@ -67,9 +65,6 @@ class World:
     def names(self)->list: return _DIGITS if self.digits else _SHAPES
     @property
     def kind(self)->str: return 'digit' if self.digits else 'shape'
-    @property
-    def glyph_px(self)->int: return round(self.size/self.cells*.9)
-
 @dataclass(frozen=True)
 class Glyph:
     "One thing in a scene."
@@ -79,12 +74,7 @@ class Glyph:
     scan:int=0 # which handwriting, for digits
 
 # %% ../../nbs/3_world/01_scenes.ipynb #2fecaeb6
-def _random_paths(
-    rng:np.random.Generator,
-    n:int, # glyphs
-    world:World, # sets T and the number of cells
-)->np.ndarray: # cells [n,T,2] as (row, column)
-    "Random walks of `n` glyphs that never meet."
+def _random_paths(rng, n, world): # cells [n,T,2], (row, column), of `n` glyphs that never meet
     c = world.cells
     start = rng.choice(c*c, n, replace=False)
     path = [np.stack([start//c, start%c], 1)]
@@ -103,16 +93,15 @@ def _blend(frame_HWC, mask, colour, y, x): # a coloured mask in place, its top l
     area = frame_HWC[y:y+h, x:x+w]
     area += (np.array(colour)-area)*mask[:area.shape[0],:area.shape[1],None]
 
-def _mask(glyph, world): # coverage [size,size] of a glyph
-    px = world.glyph_px
-    if glyph.shape=='marker':
-        border = max(2, px//7)
-        return np.pad(np.zeros((px-2*border,)*2), border, constant_values=1.)
+def _mask(glyph, px, world): # coverage [px,px] of a glyph
+    border = max(2, px//7)
+    if glyph.shape=='marker': return np.pad(np.zeros((px-2*border,)*2), border, constant_values=1.)
     if world.digits: return _digit_mask(_DIGITS.index(glyph.shape), glyph.scan, px)
     return _shape_mask(glyph.shape, px)
 
 def _draw(glyphs, world, rng): # uint8 [T,H,W,3]
-    px, step = world.glyph_px, world.size/world.cells
+    step = world.size/world.cells # pixels of a cell
+    px = round(step*.9) # of a glyph
     out = rng.normal(26, 3, (world.frames, world.size, world.size, 3))
     for t,frame in enumerate(out):
         for _ in range(world.clutter):
@@ -123,7 +112,7 @@ def _draw(glyphs, world, rng): # uint8 [T,H,W,3]
             if g.cells[t] is None: continue
             corner = [round((c+.5)*step-px/2+jitter) for c,jitter in zip(g.cells[t], rng.integers(-1,2,2))]
             y, x = (int(np.clip(p, 0, world.size-px)) for p in corner)
-            _blend(frame, _mask(g, world), GLYPH_COLOURS[g.colour], y, x)
+            _blend(frame, _mask(g, px, world), GLYPH_COLOURS[g.colour], y, x)
     return out.clip(0,255).round().astype(np.uint8)
 
 # %% ../../nbs/3_world/01_scenes.ipynb #a3f83d51
@@ -136,9 +125,7 @@ def frame_strip(
     return rearrange(padded, 't h w c -> h (t w) c')[:,:-gap]
 
 # %% ../../nbs/3_world/01_scenes.ipynb #4a8111b2
-def seeded(
-    *parts, # what the numbers depend on
-)->np.random.Generator: # the same for the same parts, on every machine
+def seeded(*parts)->np.random.Generator: # the same for the same parts, on every machine
     "Random numbers that are a function of a name."
     return np.random.default_rng(list(hashlib.sha256('/'.join(map(str,parts)).encode()).digest()[:16]))
 
@@ -154,8 +141,8 @@ class Question:
 @dataclass(frozen=True)
 class Scene:
     "A scene with its questions; drawn only when asked."
-    key:str # unique name: task, world and number
-    world:World # how it looks
+    key:str # unique name: task, world, seed and number
+    world:World
     glyphs:tuple # of `Glyph`
     questions:tuple # of `Question`
 
@@ -164,8 +151,7 @@ class Scene:
 
 # %% ../../nbs/3_world/01_scenes.ipynb #2fb61139
 def random_glyphs(
-    rng:np.random.Generator,
-    world:World, # sets the alphabet, T and the cells
+    rng:np.random.Generator, world:World,
     n:int, # how many
     colours:list=None, # one for each; default all different
 )->list: # of `Glyph`
@@ -226,23 +212,21 @@ def _caption(rng, world): # say what is there and how it moves
         if dx: x = left if dx>0 else left+half_width-1
         path = tuple((y+dy*min(t,span), x+dx*min(t,span)) for t in range(world.frames))
         glyphs.append(Glyph(str(colour), str(rng.choice(world.names)), path, int(rng.integers(1<<16))))
-        phrases.append(f"a {colour} {glyphs[-1].shape} {'stays' if move=='stays' else f'moves {move}'}.")
+        phrases.append(f"a {colour} {glyphs[-1].shape} {'moves '*any((dy,dx))}{move}.")
     return glyphs, [Question('caption', 'describe the video.', ' '.join(phrases))]
 
 # %% ../../nbs/3_world/01_scenes.ipynb #873ad11a
 TASKS = dict(caption=_caption, lookup=_lookup, follow=_follow, count=_count, order=_order)
 
 def _require_possible(task, world): # ValueError for a world in which the task cannot be asked
-    cells, colours = world.cells**2, len(GLYPH_COLOURS)
-    needs = dict(
-        caption=('cells', 2, world.cells), order=('frames', 1, min(len(_ORDINALS), cells)),
-        count=('glyphs', 4, cells), lookup=('glyphs', 1, min(colours, cells)),
-        follow=('glyphs', 1, min(colours, cells)))
-    for name,low,high in [needs[task], ('frames', 1, world.frames), *[('hops', 1, cells)]*(task=='follow')]:
-        value = getattr(world, name)
-        if not low<=value<=high:
-            raise ValueError(f"'{task}' cannot be made with {name}={value}; set {low} to {max(low, high)}"
-                f' (there are {world.cells}x{world.cells} cells and {colours} colours)')
+    cells = world.cells**2
+    distinct = min(len(GLYPH_COLOURS), cells)
+    limits = dict(caption=dict(cells=(2, world.cells)), order=dict(frames=(1, min(len(_ORDINALS), cells))),
+        count=dict(glyphs=(4, cells)), lookup=dict(glyphs=(1, distinct)),
+        follow=dict(glyphs=(1, distinct), hops=(1, cells)))
+    for name,(low,high) in (dict(frames=(1, world.frames)) | limits[task]).items():
+        if not low<=(value := getattr(world, name))<=high:
+            raise ValueError(f"'{task}' cannot be made with {name}={value}; set {low} to {max(low, high)}")
 
 def make_scene(
     task:str, # key of `TASKS`
