@@ -28,8 +28,8 @@ _ORDERS = 'question_first', 'video_first', 'mixed', 'frames_front'
 class ChatError(ValueError):
     "A conversation that cannot be encoded; one line says why and what to do."
 
-def _require_choice(name, value, options): # ChatError for a setting that is not among the known ones
-    if value not in options: raise ChatError(f"{name} is '{value}'; choose from {', '.join(options)}")
+def _require_choice(name, value, options):
+    if value not in options: raise ChatError(f"unknown {name} '{value}'; choose from {', '.join(options)}")
 
 # %% ../../nbs/1_data/02_chat.ipynb #7af83bac
 _CHAT_TEMPLATE = ("{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] | trim "
@@ -37,14 +37,13 @@ _CHAT_TEMPLATE = ("{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' +
 
 def chat_tokenizer(
     texts:list, # sentences to learn merges from
-    vocab_size:int, # wanted size V; at least 4 special tokens + 256 bytes
+    vocab_size:int, # V, at least 4 special tokens + 256 bytes
     frame:bool=True, # add `<frame>` as number 3
 )->PreTrainedTokenizerFast: # with a chat template; loads with `AutoTokenizer`
     "Train a small byte-level BPE that follows SmolLM2's conventions."
     texts, special = list(texts), [_ENDOFTEXT, _START, END] + [FRAME]*frame
     least = len(special)+256
-    if vocab_size<least:
-        raise ChatError(f'vocab_size is {vocab_size}; the special tokens and all bytes alone need {least}')
+    if vocab_size<least: raise ChatError(f'{vocab_size=} is too small; special tokens and bytes need {least}')
     bpe = Tokenizer(models.BPE())
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
@@ -58,41 +57,31 @@ def chat_tokenizer(
 # %% ../../nbs/1_data/02_chat.ipynb #bf33d3d9
 def special_id(
     tokenizer:PreTrainedTokenizerFast,
-    token:str, # a special token
-)->int: # its id; ChatError if the tokenizer does not have it
+    token:str, # such as `<frame>`
+)->int: # ChatError if the tokenizer does not have it
     "Id of a special token."
     i = tokenizer.convert_tokens_to_ids(token)
     if i is not None and (i!=tokenizer.unk_token_id or token==tokenizer.unk_token): return i
-    raise ChatError(f'the tokenizer does not know {token}: ' + ('call prepare_tokenizer(tokenizer) first'
-        if token==FRAME else 'it needs the ChatML tokens of SmolLM2'))
+    raise ChatError(f'the tokenizer does not know {token}; call prepare_tokenizer on one with ChatML tokens')
 
-def prepare_tokenizer(
-    tokenizer:PreTrainedTokenizerFast, # changed in place
-)->int: # id of `<frame>`
-    "Add the placeholder to a tokenizer that lacks it."
+def prepare_tokenizer(tokenizer:PreTrainedTokenizerFast)->int: # id of `<frame>`
+    "Add the placeholder, in place, to a tokenizer that lacks it."
     tokenizer.add_tokens([AddedToken(FRAME, special=True, normalized=False)], special_tokens=True)
     return special_id(tokenizer, FRAME)
 
 # %% ../../nbs/1_data/02_chat.ipynb #e60c8c93
-def text_ids(
-    tokenizer:PreTrainedTokenizerFast,
-    text:str, # from a user, a data set or an answer
-)->list: # ids, none of them special
+def text_ids(tokenizer:PreTrainedTokenizerFast, text:str)->list: # ids, none of them special
     "Tokenise text; what looks like a special token stays plain text."
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
 
 # %% ../../nbs/1_data/02_chat.ipynb #20be19e5
 def _part(part, where): # one checked part of a message
     kind = part.get('type') if isinstance(part, dict) else None
-    if kind=='text' and isinstance(part.get('text'), str): return dict(type='text', text=part['text'])
-    if kind=='image': return dict(type='image')
-    if kind!='video':
-        raise ChatError(f'{where}: expected a part of type text, image or video, got {part!r:.60}')
-    frames = part.get('frames')
-    if not isinstance(frames, int) or frames<1:
-        raise ChatError(f'{where}: a video needs at least one frame, got frames={frames}; '
-            'leave the part out for text alone')
-    return dict(type='video', frames=frames)
+    if kind=='text' and isinstance(part.get('text'), str): return dict(type=kind, text=part['text'])
+    if kind=='image': return dict(type=kind)
+    frames = kind=='video' and part.get('frames')
+    if isinstance(frames, int) and frames>0: return dict(type=kind, frames=frames)
+    raise ChatError(f'{where}: expected text, an image, or a video with frames=1 or more, got {part!r:.60}')
 
 def _strip(parts): # neighbouring texts joined, no white space at the ends of a turn
     out = []
@@ -105,18 +94,16 @@ def _strip(parts): # neighbouring texts joined, no white space at the ends of a 
 # %% ../../nbs/1_data/02_chat.ipynb #663d688c
 def tidy(
     messages:list, # `[{"role","content"}]`, content a string or a list of parts
-)->list: # the same with every content a list of checked parts; ChatError for what has no meaning
+)->list: # every content is a list of parts; ChatError for what has no meaning
     "Check a conversation and bring it to one form."
     out = []
     for i,m in enumerate(messages):
         role, content = m.get('role'), m.get('content')
+        _require_choice('role', role, _ROLES)
         where = f'turn {i} ({role})'
-        if role not in _ROLES:
-            raise ChatError(f"turn {i}: unknown role '{role}'; choose from {', '.join(_ROLES)}")
         parts = [dict(type='text', text=content)] if isinstance(content, str) else content or []
         parts = _strip([_part(p, where) for p in parts])
-        if not parts: raise ChatError(f'{where} is empty: ' + ('an answer needs at least one character'
-            if role=='assistant' else 'write something or leave the turn out'))
+        if not parts: raise ChatError(f'{where} is empty: it needs at least one character')
         if role!='user' and any(p['type']!='text' for p in parts):
             raise ChatError(f'{where}: only a user can show images and videos')
         out.append(dict(role=role, content=parts))
@@ -131,20 +118,18 @@ def _arrange_turn(parts, order): # move the frames of one user turn behind or be
     joined = dict(type='text', text='\n'.join(texts))
     return [joined, *runs[0]] if order=='question_first' else [*runs[0], joined]
 
-def _coin(key): # False or True, always the same for a key
-    return bool(hashlib.blake2b(key.encode(), digest_size=1).digest()[0] & 1)
-
-# %% ../../nbs/1_data/02_chat.ipynb #ce49d8cc
 def arrange(
     messages:list, # a conversation
     order:str='question_first', # question_first, video_first, mixed or frames_front
     key:str='', # name of the sample, decides `mixed`; default the user's words
-)->list: # tidy messages; with frames_front the first has the role `front` and holds all frames
+)->list: # tidy; with frames_front, a first message with the role `front` holds all frames
     "Put question and video in the wanted order."
     _require_choice('order', order, _ORDERS)
     messages = tidy(messages)
     parts = [p for m in messages if m['role']=='user' for p in m['content']]
-    if order=='mixed': order = _ORDERS[_coin(key or '\n'.join(p['text'] for p in parts if p['type']=='text'))]
+    if order=='mixed':
+        key = key or '\n'.join(p['text'] for p in parts if p['type']=='text')
+        order = _ORDERS[hashlib.blake2b(key.encode(), digest_size=1).digest()[0] & 1]
     if order=='frames_front':
         texts = [dict(m, content=_strip([p for p in m['content'] if p['type']=='text'])) for m in messages]
         return [dict(role='front', content=[p for p in parts if p['type']!='text']), *texts]
@@ -156,19 +141,17 @@ class EncodedChat:
     "A conversation as the model reads it."
     ids:list # S token ids
     labels:list # S labels: the id where it is supervised, else -100
-    frames:list # T slots: which distinct frame of this sample each shows
+    frames:list # T slots: the distinct frame that each shows
     prompt:int=0 # tokens before the first answer
-    cut:int=0 # tokens lost at the end because of `max_tokens`
+    cut:int=0 # tokens lost because of `max_tokens`
 
     def add(self, ids, supervised): # append tokens
         self.ids += ids
         self.labels += ids if supervised else [IGNORE]*len(ids)
 
-# %% ../../nbs/1_data/02_chat.ipynb #36f9f031
-def _add_turn(out, role, parts, tokenizer, all_text, tokens_per_frame, image_frames): # append one turn
-    start, end, frame = (special_id(tokenizer, token) for token in (_START, END, FRAME))
+def _add_turn(out, role, parts, tokenizer, all_text, tokens_per_frame, image_frames):
     supervised = all_text or role=='assistant'
-    if role!='front': out.add([start, *text_ids(tokenizer, role+'\n')], all_text)
+    if role!='front': out.add([special_id(tokenizer, _START), *text_ids(tokenizer, role+'\n')], all_text)
     if role=='assistant' and not out.prompt: out.prompt = len(out.ids)
     for p in parts:
         if p['type']=='text':
@@ -177,33 +160,32 @@ def _add_turn(out, role, parts, tokenizer, all_text, tokens_per_frame, image_fra
         new = max(out.frames, default=-1)+1
         slots = [new]*image_frames if p['type']=='image' else [*range(new, new+p['frames'])]
         out.frames += slots
-        out.add([frame]*tokens_per_frame*len(slots), False)
+        out.add([special_id(tokenizer, FRAME)]*tokens_per_frame*len(slots), False)
     if role=='front': return
-    out.add([end], supervised)
+    out.add([special_id(tokenizer, END)], supervised)
     out.add(text_ids(tokenizer, '\n'), all_text)
 
 # %% ../../nbs/1_data/02_chat.ipynb #046cf95a
 def _fit(out, max_tokens, frame_id, generate): # cut a long answer, refuse a long prompt
     need = max([i+1 for i,token in enumerate(out.ids) if token==frame_id] + [out.prompt+(not generate)])
-    if need>max_tokens:
-        raise ChatError(f'prompt and {len(out.frames)} frames leave no room for an answer: {need} tokens '
-            f'are needed and {max_tokens=}; shorten the prompt, show fewer frames or raise max_tokens')
+    if need>max_tokens: raise ChatError(f'prompt and {len(out.frames)} frames leave no room for an answer: '
+        f'{need} tokens are needed; shorten the prompt, show fewer frames or raise {max_tokens=}')
     out.cut = max(len(out.ids)-max_tokens, 0)
     out.ids, out.labels = out.ids[:max_tokens], out.labels[:max_tokens]
     return out
 
 # %% ../../nbs/1_data/02_chat.ipynb #ee04f9e3
 def encode_chat(
-    messages:list, # a conversation; its last answer is left out when generating
+    messages:list, # a conversation
     tokenizer:PreTrainedTokenizerFast, # with ChatML tokens and `<frame>`
-    mask:str='answer', # supervise the answers (answer) or all text (all)
+    mask:str='answer', # supervise the answers, or `all` text
     order:str='question_first', # see `arrange`
     tokens_per_frame:int=1, # placeholders for each slot
     image_frames:int=1, # slots for each image
     max_tokens:int=1024, # longest sequence S
-    generate:bool=False, # stop where the answer begins; nothing is supervised
+    generate:bool=False, # stop where the last answer begins; nothing is supervised
     key:str='', # name of the sample, decides order='mixed'
-)->EncodedChat: # ids, labels and frames; ChatError if it cannot be encoded
+)->EncodedChat: # ChatError if it cannot be encoded
     "Encode a conversation as ids, labels and frame slots."
     _require_choice('mask', mask, ('answer','all'))
     if min(tokens_per_frame, image_frames)<1:
@@ -228,27 +210,20 @@ class MaskView:
     tokens:list # (text, kind) pairs; kind is learned, read or frame
 
     def _repr_html_(self):
-        colours = dict(learned='background:#2f855a;color:#fff', read='background:#e2e8f0;color:#4a5568',
-            frame='background:#2b6cb0;color:#fff')
-        style = 'display:inline-block;white-space:pre;margin:1px;padding:0 2px;font:12px monospace'
-        box = lambda text,kind: f'<span style="{style};{colours[kind]}">{escape(text)}</span>'
+        colours = dict(learned='#2f855a', read='#718096', frame='#2b6cb0')
+        style = 'display:inline-block;white-space:pre;margin:1px;padding:0 2px;font:12px monospace;color:#fff'
+        box = lambda text,kind: f'<span style="{style};background:{colours[kind]}">{escape(text)}</span>'
         sequence = ''.join(box(text, kind)+'<br>'*text.endswith('⏎') for text,kind in self.tokens)
         counts = Counter(kind for _,kind in self.tokens)
         legend = ' '.join(box(f'{counts[kind]} {kind}', kind) for kind in colours)
         return f'<div style="max-width:60em">{sequence}<p>{legend}</p></div>'
 
-def show_mask(
-    ids:list, # S token ids
-    labels:list, # S labels, -100 where nothing is supervised
-    tokenizer:PreTrainedTokenizerFast, # that made them
-)->MaskView: # displays itself in a notebook
-    "Look at a sequence and its mask."
-    if len(ids)!=len(labels):
-        raise ChatError(f'{len(ids)} ids but {len(labels)} labels: give the two lists of one sample')
+def show_mask(ids:list, labels:list, tokenizer:PreTrainedTokenizerFast)->MaskView:
+    "The S ids and labels of a sequence, coloured in a notebook."
     frame = special_id(tokenizer, FRAME)
     text = lambda i: '▣' if i==frame else tokenizer.decode([int(i)]).replace('\n','⏎')
     kind = lambda i,label: 'frame' if i==frame else 'read' if label==IGNORE else 'learned'
-    return MaskView([(text(i), kind(i, label)) for i,label in zip(ids, labels)])
+    return MaskView([(text(i), kind(i, label)) for i,label in zip(ids, labels, strict=True)])
 
 # %% ../../nbs/1_data/02_chat.ipynb #aa254e69
 def collate(
@@ -258,21 +233,20 @@ def collate(
     "Make a batch: padding at the end, each distinct frame once."
     pixels, first_row, index_BT, U = [], {}, [], 0
     for b,sample in enumerate(samples):
-        name, frames_UCHW = f"sample {sample.get('key', b)}", sample['pixels']
+        name, slots, frames_UCHW = f"sample {sample.get('key', b)}", sample['frames'], sample['pixels']
         n = 0 if frames_UCHW is None else len(frames_UCHW)
-        if set(sample['frames'])!=set(range(n)):
-            raise ChatError(f"{name}: its slots show {len(set(sample['frames']))} frames but it brings {n}; "
-                'decode as many frames as the chat announces')
-        if n and (frames_UCHW.dtype!=torch.uint8 or pixels and frames_UCHW.shape[1:]!=pixels[0].shape[1:]):
-            raise ChatError(f'{name}: frames are {frames_UCHW.dtype} {list(frames_UCHW.shape[1:])}; '
-                'a batch wants uint8 of one size')
+        if set(slots)!=set(range(n)):
+            raise ChatError(f'{name}: its slots show {len(set(slots))} frames but it brings {n}')
         if n and id(frames_UCHW) not in first_row:
             first_row[id(frames_UCHW)], U = U, U+n
             pixels.append(frames_UCHW)
-        at = [first_row[id(frames_UCHW)]+f for f in sample['frames']]
-        index_BT.append(torch.tensor(at, dtype=torch.long))
-    rows = lambda name: [torch.tensor(s[name], dtype=torch.long) for s in samples]
-    pad = lambda rows,value: pad_sequence(rows, batch_first=True, padding_value=value)
-    return dict(input_ids=pad(rows('ids'), pad_id), labels=pad(rows('labels'), IGNORE),
-        pixel_values_videos=torch.cat(pixels) if pixels else None, frame_index=pad(index_BT, -1),
-        lengths=[len(s['ids']) for s in samples])
+            if frames_UCHW.dtype!=torch.uint8 or frames_UCHW.shape[1:]!=pixels[0].shape[1:]:
+                raise ChatError(f'{name}: frames are {frames_UCHW.dtype} {list(frames_UCHW.shape[1:])}; '
+                    'a batch wants uint8 of one size')
+        index_BT.append([first_row[id(frames_UCHW)]+f for f in slots])
+    def pad(rows, value):
+        rows = [torch.tensor(row, dtype=torch.long) for row in rows]
+        return pad_sequence(rows, batch_first=True, padding_value=value)
+    ids, labels = [s['ids'] for s in samples], [s['labels'] for s in samples]
+    return dict(input_ids=pad(ids, pad_id), labels=pad(labels, IGNORE), lengths=[len(row) for row in ids],
+        pixel_values_videos=torch.cat(pixels) if pixels else None, frame_index=pad(index_BT, -1))
