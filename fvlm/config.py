@@ -202,9 +202,7 @@ def _value(key, raw, source): # a value from YAML or an override; `source` says 
     except (ArgumentError, TypeError, ValueError): value = None
     if value is not None: return tuple(value) if isinstance(value, list) else value
     got = 'nothing' if raw is None else repr(raw)[:60]
-    close = difflib.get_close_matches(str(raw), map(str, get_args(kind)), 1)
-    meant = f"; did you mean '{close[0]}'?" if close else ''
-    raise ConfigError(f'{key} in {source}: expected {_in_words(kind)}, got {got}{meant}')
+    raise ConfigError(f'{key} in {source}: expected {_in_words(kind)}, got {got}')
 
 # %% ../nbs/00_config.ipynb #638f96d7
 def _inside(group): # the keys of a group; empty for a leaf
