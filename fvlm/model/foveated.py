@@ -8,10 +8,12 @@ __all__ = ['MODES', 'FoveatedConfig', 'tiny_config', 'FoveatedOutput', 'FrameSlo
 
 # %% ../../nbs/2_model/04_foveated.ipynb #341def8a
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
+from torch.utils.checkpoint import checkpoint
 from einops import rearrange, repeat
 from fastcore.basics import patch
 from transformers import (AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText,
@@ -377,6 +379,14 @@ def _set_gradient_checkpointing(self:FoveatedVLM, enable=True, **kwargs):
     "Switch the language model's layers; the ViT is checkpointed by `encode_frames`."
     self.language._set_gradient_checkpointing(enable, **kwargs)
     self.gradient_checkpointing = enable
+
+@patch
+def use_gradient_checkpointing(self:FoveatedVLM,
+    enable:bool=True, # on or off
+):
+    "Compute activations again in the backward pass, for less memory."
+    recompute = partial(checkpoint, use_reentrant=False)
+    self._set_gradient_checkpointing(enable, gradient_checkpointing_func=recompute)
 
 # %% ../../nbs/2_model/04_foveated.ipynb #fb30bccb
 @patch
