@@ -8,7 +8,7 @@ __all__ = ['GLYPH_COLOURS', 'GLYPH_KINDS', 'TASKS', 'World', 'Glyph', 'frame_str
 
 # %% ../../nbs/3_world/01_scenes.ipynb #16658f79
 from dataclasses import dataclass, asdict, replace
-from functools import lru_cache
+from functools import cache
 from fractions import Fraction
 from math import comb
 from pathlib import Path
@@ -32,27 +32,27 @@ def _covered(shape, y, x): # bool, the points that a shape covers
         star=r<.36+.62*abs(((a*5/(2*np.pi))%1)-.5)**1.2*2**1.2, ring=(r<.96)&(r>.52),
         bar=(abs(y)<.34)&(abs(x)<.98))[shape]
 
-@lru_cache(maxsize=64)
+@cache
 def _shape_mask(shape, size): # coverage [size,size], 0 to 1
     c = (np.arange(size*8)+.5)/(size*4)-1
     return reduce(_covered(shape, c[:,None], c[None]).astype(float), '(h a) (w b) -> h w', 'mean', a=8, b=8)
 
 # %% ../../nbs/3_world/01_scenes.ipynb #9258294d
-@lru_cache(maxsize=1)
-def _digit_scans(): # digit 0 to 9: coverage [n,8,8], 0 to 1
+@cache
+def _digit_scans(digit): # coverage [n,8,8], 0 to 1
     from sklearn.datasets import load_digits
     data = load_digits()
-    return {digit:data.images[data.target==digit]/16 for digit in range(10)}
+    return data.images[data.target==digit]/16
 
 def _digit_mask(digit, scan, size): # coverage [size,size], 0 to 1, enlarged by linear interpolation
-    scans = _digit_scans()[digit]
+    scans = _digit_scans(digit)
     return zoom(scans[scan%len(scans)], size/8, order=1)
 
 # %% ../../nbs/3_world/01_scenes.ipynb #902484b1
 @dataclass(frozen=True)
 class World:
     "How a world looks and how hard it is."
-    size:int=80 # side of a frame, pixels
+    size:int=80 # side of a frame in pixels
     cells:int=4 # places per side; a glyph stands in one cell
     glyphs:int=6 # in a scene
     frames:int=3 # T, at one frame per second
