@@ -1,6 +1,7 @@
 # The project's Python environment:  source scripts/env.sh
 # Makes .venv (FVLM_VENV: another folder) once, brings it up to date when settings.ini, constraints.txt or
-# setup.py change, puts it first in PATH and keeps runs offline. Works from any folder; only pip uses the network.
+# setup.py change, puts it first in PATH and keeps runs offline. Works from any folder; only pip uses the
+# network.
 
 _fvlm_pip() {  # what to say, then pip's arguments; quiet, and the end of the log when it fails
     local what=$1; shift

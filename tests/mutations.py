@@ -73,7 +73,7 @@ def apply(folder, mutation):
     hits = [c for c in hits if ''.join(c['source']).startswith('#| export')]
     found = sum(''.join(c['source']).count(mutation.good) for c in hits)
     if found != 1:
-        raise SystemExit(f'{mutation.id}: {found} exported places, not 1, hold {mutation.good!r} in {path.name}')
+        raise SystemExit(f'{mutation.id}: {mutation.good!r} is in {found} exported places, not 1')
     broken = ''.join(hits[0]['source']).replace(mutation.good, mutation.bad)
     hits[0]['source'] = broken.splitlines(keepends=True)
     path.write_text(json.dumps(nb), encoding='utf-8')

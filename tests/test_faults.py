@@ -1,4 +1,4 @@
-"""The fault drills at a small size; `python scripts/faults.py` does them in full and writes results/faults.json."""
+"""The fault drills at a small size; `python scripts/faults.py` does them in full."""
 import os
 
 import drills.inputs  # registers its drills

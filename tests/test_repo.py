@@ -254,7 +254,8 @@ def test_the_parts_are_those_of_the_design():
 def test_lines_fit():
     "No line over 110 columns in modules, notebooks, scripts, tests and benchmarks."
     paths = [*python_files('fvlm'), *(ROOT/'scripts').glob('*.sh'), ROOT/'.ci/run']
-    files = [(rel(p), p.read_text(encoding='utf-8')) for p in paths]
+    header = re.compile(r'^__all__ = \[.*?\]', re.M | re.S)  # nbdev's own, up to 120 columns
+    files = [(rel(p), header.sub('', p.read_text(encoding='utf-8'))) for p in paths]
     none(f'{name}:{i}: {len(l)} columns' for name, text in [*own_code(), *files]
          for i, l in enumerate(text.splitlines(), 1) if len(l) > WIDTH)
 
@@ -301,8 +302,17 @@ def used_names(text):
     return taken | {n.attr for n in nodes if isinstance(n, ast.Attribute)}
 
 
+def signature_names(path):
+    "Names in annotations of a module's functions and fields, and its exceptions."
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding='utf-8'))))
+    notes = [n.annotation for n in nodes if isinstance(n, (ast.arg, ast.AnnAssign)) and n.annotation]
+    notes += [n.returns for n in nodes if isinstance(n, ast.FunctionDef) and n.returns]
+    names = {x.id for note in notes for x in ast.walk(note) if isinstance(x, ast.Name)}
+    return names | {n.name for n in nodes if isinstance(n, ast.ClassDef) and n.name.endswith('Error')}
+
+
 def test_exported_names_are_used():
-    "A public name is used outside its notebook, or a reader meets it in another notebook or document."
+    "A public name is used outside its notebook or in a public signature, or another page speaks of it."
     met = {'README.md': set(), 'scripts': set()}  # notebook, or one of these two -> names
     for name, text in own_texts():
         where = name.split(' cell ')[0] if ' cell ' in name else 'README.md'
@@ -315,7 +325,7 @@ def test_exported_names_are_used():
     for name in filter(module, notebooks()):
         path = ROOT/'fvlm'/(module(name).replace('.', '/') + '.py')
         if not path.exists(): continue  # another rule's business
-        others = set().union(*(names for where, names in met.items() if where != name))
+        others = signature_names(path).union(*(names for where, names in met.items() if where != name))
         bad += [f'{rel(path)}: {n}' for n in public(path) if n not in others]
     none(bad)
 
@@ -326,7 +336,7 @@ PRIVATE = {  # words of the first version -> what the field says
     r'films?': 'video', r'census': 'sample counter', r'riders?': 'static query',
     r'forgets?': 'gradient checkpointing',
     r'deep_read|look_attention|no_angles|see_(coarse|fine|auto)|fine_passes|unspread|in_step': 'see design',
-    r'laws?(?<!scaling law)(?<!scaling laws)(?<!power law)(?<!power laws)': 'invariant',
+    r'laws?': 'invariant',  # scaling laws and power laws are the field's own
     r'lessons?|educat\w+': 'pretraining', r'eyes?': 'vision backbone',
     r'this room|other rooms?|a lower room': 'notebook',
 }
@@ -335,7 +345,10 @@ PRIVATE = {  # words of the first version -> what the field says
 def test_words_are_the_fields():
     pattern = re.compile(r'\b(' + '|'.join(f'(?:{w})' for w in PRIVATE) + r')\b', re.I)
     skip = ('tests/test_repo.py', 'CHANGELOG.md')
-    none(f'{name}: {m[0]}' for name, text in own_texts() if name not in skip for m in pattern.finditer(text))
+    texts = [(name, re.sub(r'(scaling|power)[- ]laws?', '', text)) for name, text in own_texts()
+        if name not in skip]
+    found = [(name, m[0]) for name, text in texts for m in pattern.finditer(text)]
+    none(f'{name}: {word}' for name, word in found if not ('scaling' in name and word.startswith('law')))
 
 
 # -- the site
@@ -433,11 +446,11 @@ def test_no_hard_paths():
 
 
 def test_scripts_are_thin_and_say_how_to_run_them():
-    bad = []
-    for folder, most in (('scripts', 80), ('benchmarks', 1000)):
+    bad, tools = [], {'readme.py', 'sidebar.py', 'test_notebooks.py'}
+    for folder, most in (('scripts', 60), ('benchmarks', 1000)):
         for p in sorted((ROOT/folder).glob('*.py')):
-            text = p.read_text(encoding='utf-8')
-            if (n := len(text.splitlines())) >= most: bad.append(f'{rel(p)}: {n} lines, not under {most}')
+            text, most = p.read_text(encoding='utf-8'), 100 if p.name in tools else most
+            if (n := len(text.splitlines())) > most: bad.append(f'{rel(p)}: {n} lines of at most {most}')
             if f'python {folder}/' not in (ast.get_docstring(ast.parse(text)) or ''):
                 bad.append(f'{rel(p)}: no "python {folder}/..." line in the docstring')
     none(bad)

@@ -271,8 +271,8 @@ def long_video(path): # ten hours of black, a frame per minute
 
 
 @drill('F18', 'videos that are something else',
-    'playlists, scripts and addresses in place of a video; endless files, 16,384 pixels, ten hours, half a file',
-    'refused, no file that they name is read, no connection made; a long video costs no more than a short one',
+    'playlists, scripts, addresses in place of a video; endless files, 16,384 pixels, ten hours, half a file',
+    'refused, no file that they name is read, no connection made; a long video costs as much as a short one',
        lambda f: f['refused']==f['videos'] and f['calls']==0 and f['frames_of_ten_hours']<=64
        and f['most_seconds']<10, 'tests/test_bad_data.py')
 def hostile_videos(folder, size):

@@ -1032,7 +1032,8 @@ def run_drills(
             rows.append(row:=run_drill(id, Path(home), size))
             shutil.rmtree(Path(home)/id, ignore_errors=True)
             why = row['error'] or ('' if row['passed'] else row['measured'])
-            say(f"{'passed' if row['passed'] else 'FAILED'} {id} {row['fault']}, {row['seconds']:.0f} s {why}")
+            word = 'passed' if row['passed'] else 'FAILED'
+            say(f"{word} {id} {row['fault']}, {row['seconds']:.0f} s {why}")
     command = 'python scripts/faults.py'+(f" --only {' '.join(in_order(only))}" if only else '')
     result = dict(info=run_info(), command=command, size=asdict(size), seconds=round(time.time()-start),
         rows=rows)
