@@ -51,7 +51,6 @@ def write_video(
     path:str|Path, # where the mp4 goes
     frames_THWC:np.ndarray, # uint8 RGB; height and width even
     fps:float=1., # frames per second
-    crf:int=18, # quality of x264: 0 lossless, 18 looks the same, 51 worst
 )->Path: # the path
     "Write frames as an H.264 mp4, all or nothing."
     frames_THWC, path = np.asarray(frames_THWC), Path(path)
@@ -64,7 +63,7 @@ def write_video(
     try:
         with av.open(str(part), 'w', format='mp4') as container:
             stream = container.add_stream('libx264', rate=Fraction(fps).limit_denominator(100_000),
-                options=dict(crf=str(crf), preset='veryfast'))
+                options=dict(crf='18', preset='veryfast')) # 18: no visible loss
             stream.height, stream.width = shape[1:3]
             stream.pix_fmt, stream.codec_context.thread_count = 'yuv420p', 1
             for t,image_HWC in enumerate(frames_THWC):
@@ -181,9 +180,9 @@ def resize_crop(
 
 # %% ../../nbs/1_data/01_sampling.ipynb #0264b83c
 def _still(clip, name): # uint8 [H,W,3] of an image, upright; None if this is no jpg, png or webp
-    if not isinstance(clip, bytes) and not Path(clip).is_file():
+    if not isinstance(clip, bytes) and not Path(clip).exists():
         raise _bad(name, 'no such file', 'check the path')
-    if not (len(clip) if isinstance(clip, bytes) else Path(clip).stat().st_size):
+    if clip==b'' or not isinstance(clip, bytes) and Path(clip).is_file() and not Path(clip).stat().st_size:
         raise _bad(name, 'the file is empty', 'fetch it again')
     try:
         with Image.open(io.BytesIO(clip) if isinstance(clip, bytes) else clip,
