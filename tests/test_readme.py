@@ -10,7 +10,8 @@ PNG = base64.b64decode('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4
 
 def md(source): return dict(cell_type='markdown', id='m', metadata={}, source=source.splitlines(True))
 def code(source, *outputs, id='c'):
-    return dict(cell_type='code', id=id, metadata={}, execution_count=None, source=source, outputs=list(outputs))
+    return dict(cell_type='code', id=id, metadata={}, execution_count=None, source=source,
+                outputs=list(outputs))
 
 
 def shown(**data):
