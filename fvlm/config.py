@@ -246,7 +246,8 @@ def read_yaml(
         if (size := path.stat().st_size)>_MAX_YAML:
             raise ValueError(f'{size:,} bytes; at most {_MAX_YAML:,} are read')
         tree = yaml.load(path.read_text(encoding='utf-8'), _Loader) or {}
-        if not isinstance(tree, dict): raise ValueError("expected keys and values such as 'name: my-run'")
+        if not isinstance(tree, dict):
+            raise ValueError(f"it holds a {type(tree).__name__}, not keys and values such as 'name: my-run'")
         return tree
     except FileNotFoundError:
         close = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob('*.y*ml')], 1)
