@@ -9,14 +9,13 @@ __all__ = ['CheckReport', 'check_shards']
 import hashlib, io, json, tarfile
 import fsspec, numpy as np, pandas as pd
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from fastcore.basics import patch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from .build import open_engine
 from .chat import ChatError, encode_chat, tidy
 from .shards import (MAX_CLIP, MAX_MEMBERS, ROW, SPLITS, ShardError, announce, chats_of,
@@ -24,30 +23,27 @@ from .shards import (MAX_CLIP, MAX_MEMBERS, ROW, SPLITS, ShardError, announce, c
 from .sources import walk_tar
 
 # %% ../../nbs/1_data/08_check.ipynb #d768bfad
-def _by_reason(reasons_of): return {r:mend for mend,reasons in reasons_of.items() for r in reasons}
+def _by_reason(reasons_of): return {r:mend for mend,rs in reasons_of.items() for r in rs.split(', ')}
 
 _BAD = _by_reason({
-    'give a folder that holds .tar files':['no shards'],
-    'run `fvlm data index` on the folder':['no index', 'not in the index', 'row differs'],
-    'run `fvlm data index`, or fetch the missing shard':['row without sample'],
-    'run `fvlm data index` with the tokenizer of the run':['wrong tokens'],
-    'check the shard alone, with fewer workers':['lost process'],
-    'fetch or build the shard again':['broken shard', 'unreadable sample'],
-    'build the shard from plain files':['unsafe member'],
-    'write one JSON object with key, source and chats':['bad JSON'],
-    'correct its turns':['bad chat'],
-    'leave the chat out':['empty answer'],
-    'shorten it, or raise max_tokens':['long prompt'],
-    'tokenise again, or leave them out':['bad token ids'],
-    'cut the clip again':['no frames', 'frame count', 'broken frame'],
-    'cut all clips to one size':['frame size'],
-    'give every clip of a source its own key':['same key'],
-    'keep one, or give both one split':['key in two splits', 'content in two splits']})
+    'give a folder that holds .tar files':'no shards',
+    'run `fvlm data index` on the folder':'no index, not in the index, row differs',
+    'run `fvlm data index`, or fetch the missing shard':'row without sample',
+    'run `fvlm data index` with the tokenizer of the run':'wrong tokens',
+    'check the shard alone, with fewer workers':'lost process',
+    'fetch or build the shard again':'broken shard, unreadable sample',
+    'build the shard from plain files':'unsafe member',
+    'write one JSON object with key, source and chats':'bad JSON', 'correct its turns':'bad chat',
+    'leave the chat out':'empty answer', 'shorten it, or raise max_tokens':'long prompt',
+    'tokenise again, or leave them out':'bad token ids',
+    'cut the clip again':'no frames, frame count, broken frame',
+    'cut all clips to one size':'frame size', 'give every clip of a source its own key':'same key',
+    'keep one, or give both one split':'key in two splits, content in two splits'})
 _NOTES = _by_reason({
-    'write key and source':['no name'], 'cut fewer frames':['many frames'], 'keep one':['same content'],
-    'its end will not be learned':['long answer'], 'index with a tokenizer':['uncounted tokens'],
-    'only JSON, JPEG, PNG and WebP are read':['unread file'],
-    'give both one split, if they show the same':['key of two sources']})
+    'write key and source':'no name', 'cut fewer frames':'many frames', 'keep one':'same content',
+    'its end will not be learned':'long answer', 'index with a tokenizer':'uncounted tokens',
+    'only JSON, JPEG, PNG and WebP are read':'unread file',
+    'give both one split, if they show the same':'key of two sources'})
 
 # %% ../../nbs/1_data/08_check.ipynb #2ca0fb3a
 _KEEP = 1_000 # findings of each reason that are kept with their details
@@ -64,9 +60,9 @@ class CheckReport:
     findings:list = field(default_factory=list) # dicts: severity, reason, shard, key, detail
 
     @property
-    def ok(self): return not any(r in _BAD for r in self.reasons) # nothing bad
+    def ok(self): return not any(r in _BAD for r in self.reasons)
 
-    def add(self, reason, shard='', key='', detail='', source='', split=''): # count a finding, keep the first
+    def add(self, reason, shard='', key='', detail='', source='', split=''):
         self.counts[source, split, reason] += 1
         self.reasons[reason] += 1
         if self.reasons[reason]>_KEEP: return
@@ -75,17 +71,14 @@ class CheckReport:
 
 # %% ../../nbs/1_data/08_check.ipynb #4a7522a1
 @dataclass
-class _Clip:
-    "What is known of a stored clip."
+class _Clip: # what is known of a stored clip
     key:str # the name in the tar, or that of the JSON
     offset:int=0 # its first byte in the tar
     length:int=0 # in bytes
     source:str='' # empty: it could not be read
-    split:str='' # train, validation or test
+    split:str=''
     frames:int=0 # stored
     images:int=0 # media that are single images
-    videos:int=0 # media that are videos
-    seconds:float=None # length of its videos, if known
     tasks:list = field(default_factory=list) # of each chat
     tokens:list = field(default_factory=list) # of each chat, frames not counted
     size:tuple = (0,0) # of its frames: h, w
@@ -106,48 +99,43 @@ def _check_shape(meta): # is this JSON value that of a clip? yields (reason, det
         return
     split, media = meta.get('split'), meta.get('media')
     for name,value,kind in (('key', _key(meta), str|int), ('source', meta.get('source'), str)):
-        if not value: yield 'no name', f"no {name}; the name in the tar, or 'unknown', stands in"
-        elif not isinstance(value, kind):
-            yield 'bad JSON', f'its {name} is a {type(value).__name__}, not text'
-    if split and split not in list(SPLITS):
-        yield 'bad JSON', f'split {split!r:.40}; there are {", ".join(SPLITS)}'
+        if not value: yield 'no name', f'no {name}'
+        elif not isinstance(value, kind): yield 'bad JSON', f'its {name} is no text'
+    if split and split not in list(SPLITS): yield 'bad JSON', f'unknown split {split!r:.40}'
     good = lambda m: m.get('type') in ('image','video') and isinstance(m.get('frames'), int)
     if media is not None and not (_is_list(media, dict) and all(map(good, media))):
         yield 'bad JSON', 'media is no list of images and videos with their number of frames'
 
-# %% ../../nbs/1_data/08_check.ipynb #42ffb59c
 _MANY = 64 # frames of a video, above which there is a note
 
 def _check_counts(meta, frames): # is the announced number of frames the stored one?
     media = meta.get('media')
-    announced = {k:meta[k] for k in ('frames','frame_count') if meta.get(k) is not None}
-    if media is not None: announced['media'] = sum(m['frames'] for m in media)
-    wrong = ''.join(f'; {n} in `{name}`' for name,n in announced.items() if n!=frames)
-    if wrong or any(m['frames']<1 for m in media or []):
-        yield 'frame count' if frames else 'no frames', f'{frames} frames are stored{wrong}'
-    for s in shown_in(meta, frames):
-        if s['type']=='video' and s['frames']>_MANY:
-            yield 'many frames', f"{s['frames']} of one video, more than {_MANY}"
+    announced = [meta[k] for k in ('frames','frame_count') if meta.get(k) is not None]
+    if media is not None: announced.append(sum(m['frames'] for m in media))
+    if any(n!=frames for n in announced) or any(m['frames']<1 for m in media or []):
+        yield 'frame count' if frames else 'no frames', f'{frames} are stored; announced: {announced}'
+    most = max((s['frames'] for s in shown_in(meta, frames) if s['type']=='video'), default=0)
+    if most>_MANY: yield 'many frames', f'{most} of one video, more than {_MANY}'
 
 # %% ../../nbs/1_data/08_check.ipynb #1c14dde6
 def _check_forms(meta): # does it hold chats in a form that can be read?
-    if 'chats' not in meta:
-        text = [meta.get('user') or '', meta.get('assistant')]
-        if text[1] is None:
-            only_ids = 'token_ids' in meta
-            yield 'bad chat', 'only token ids and no words' if only_ids else 'no `chats` and no `assistant`'
-        elif not _is_list(text, str): yield 'bad chat', '`user` or `assistant` is no text'
-        return
-    chats = meta['chats']
-    if not _is_list(chats, dict) or not chats:
-        yield 'bad chat', '`chats` is no list of chats, or empty'
-        return
-    for i,c in enumerate(chats):
-        if not isinstance(c.get('key'), str): yield 'bad chat', f'chat {i} has no key'
-        elif not (_is_list(c.get('messages'), dict) or _is_list([c.get('question'), c.get('answer')], str)):
-            yield 'bad chat', f'chat {i} has neither messages nor question and answer'
-    repeated = [k for k,n in Counter(str(c.get('key')) for c in chats).items() if n>1 and k]
-    if repeated: yield 'same key', f"several of its chats have the key '{repeated[0]}'"
+    chats = meta.get('chats', [dict(key='', question=meta.get('user') or '', answer=meta.get('assistant'))])
+    if not _is_list(chats, dict) or not chats: why = '`chats` is no list of chats, or empty'
+    elif not all(isinstance(c.get('key'), str) for c in chats): why = 'a chat has no key'
+    elif not all(_is_list(c.get('messages'), dict) or _is_list([c.get('question'), c.get('answer')], str)
+                 for c in chats):
+        why = 'a chat has neither messages nor question and answer' + '; only token ids'*('token_ids' in meta)
+    else: why = ''
+    if why: yield 'bad chat', why
+    elif repeated:=[k for k,n in Counter(c['key'] for c in chats).items() if n>1 and k]:
+        yield 'same key', f"several of its chats have the key '{repeated[0]}'"
+
+def _check_ids(meta, V=None): # are token ids and loss mask possible? V is the size of the vocabulary
+    ids, mask = meta.get('token_ids', []), meta.get('loss_mask', [])
+    lists = isinstance(ids, list) and isinstance(mask, list) and len(ids)==len(mask)
+    if not lists or any(m not in (0, 1) for m in mask) or any(
+            type(i) is not int or not 0<=i<(V or i+1) for i in ids):
+        yield 'bad token ids', f'token_ids from 0 to {(V or 0)-1} with a loss_mask of 0 and 1 are expected'
 
 # %% ../../nbs/1_data/08_check.ipynb #96c09e98
 def _text_of(content): # of a turn, which may hold anything
@@ -156,9 +144,8 @@ def _text_of(content): # of a turn, which may hold anything
 
 def _check_turns(chat, messages, shown): # can a model learn from this conversation?
     is_empty = lambda m: m.get('role')=='assistant' and not _text_of(m.get('content')).strip()
-    empty = [f'turn {i}' for i,m in enumerate(messages) if is_empty(m)]
-    if not str(chat.get('rejected', 'x')).strip(): empty.append('the rejected answer')
-    if empty: return 'empty answer', f'{empty[0]} says nothing'
+    if any(map(is_empty, messages)) or not str(chat.get('rejected', 'x')).strip():
+        return 'empty answer', 'an answer says nothing'
     messages = tidy(messages)
     if messages[-1]['role']!='assistant': return 'bad chat', 'the last turn is not an answer'
     if not shown and any(p['type']!='text' for m in messages for p in m['content']):
@@ -177,56 +164,35 @@ def _check_chat(chat, shown, tokenizer=None, max_tokens=1024): # its text tokens
     cut = ('long answer', f'{name}the last {e.cut} tokens are cut off') if e.cut else None
     return len(e.ids)+e.cut-len(e.frames), cut
 
-# %% ../../nbs/1_data/08_check.ipynb #43a04c56
-def _check_ids(meta, V=None): # are token ids and loss mask possible? V is the size of the vocabulary
-    ids, mask = meta.get('token_ids', []), meta.get('loss_mask', [])
-    if not isinstance(ids, list) or not isinstance(mask, list): why = 'token_ids or loss_mask is no list'
-    elif len(ids)!=len(mask): why = f'{len(ids)} token_ids but {len(mask)} values of loss_mask'
-    elif bad:=[i for i in ids if type(i) is not int or not 0<=i<(V or i+1)]:
-        why = f'{bad[0]!r:.40} is no token id' + f' below {V}'*bool(V)
-    elif bad:=[m for m in mask if m not in (0, 1)]: why = f'{bad[0]!r:.40} in loss_mask; 0 and 1 are allowed'
-    else: return
-    yield 'bad token ids', why
-
 # %% ../../nbs/1_data/08_check.ipynb #c5ea9a12
-def _check_frames(frames, decode=True): # the size of these files, and a list of (reason, detail)
-    sizes, broken, faults = set(), [], []
-    for t,data in enumerate(frames):
-        try:
-            if decode: sizes.add(tuple(from_jpeg(data).shape[1:]))
-            else:
-                with Image.open(io.BytesIO(data), formats=('JPEG','PNG','WEBP')) as im:
-                    sizes.add((im.height, im.width))
-        except Exception as e:
-            why = 'no JPEG, PNG or WebP' if isinstance(e, UnidentifiedImageError) else e
-            broken.append(f'frame {t} of {len(frames)}: {why}'[:120])
-    if broken: faults.append(('broken frame', broken[0] + f'; and {len(broken)-1} more'*(len(broken)>1)))
-    if len(sizes)>1:
-        several = ' and '.join(f'{h}×{w}' for h,w in sorted(sizes)[:3])
-        faults.append(('frame size', f'one clip has frames of {several}'))
-    return (0,0) if faults or not sizes else sizes.pop(), faults
-
-# %% ../../nbs/1_data/08_check.ipynb #67323dcf
 def _digest(*parts): # 64 bits that stand for these bytes or texts
     h = hashlib.blake2b(digest_size=8)
     for p in parts: h.update(p.encode(errors='surrogatepass') if isinstance(p, str) else p)
     return int.from_bytes(h.digest())
 
-def _seconds_of(meta): # length of the videos; None: not stated
-    seconds = [m.get('seconds') for m in meta.get('media') or [] if m['type']=='video']
-    if not seconds or None in seconds: seconds = [meta.get('seconds', meta.get('duration'))]
-    return float(sum(seconds)) if all(isinstance(s, int|float) and 0<=s<1e9 for s in seconds) else None
+def _check_frames(frames, decode=True): # the size of these files, and a list of (reason, detail)
+    sizes, broken, faults = set(), [], []
+    for t,data in enumerate(frames):
+        try:
+            if decode: sizes.add(tuple(from_jpeg(data).shape[1:]))
+            else: sizes.add(Image.open(io.BytesIO(data), formats=('JPEG','PNG','WEBP')).size[::-1])
+        except Exception as e: broken.append(f'frame {t} of {len(frames)}: {e}'[:120])
+    if broken: faults.append(('broken frame', f'{broken[0]}; {len(broken)} in all'))
+    if len(sizes)>1: faults.append(('frame size', f'one clip has frames of {sorted(sizes)[:3]}'))
+    return (0,0) if faults or not sizes else sizes.pop(), faults
 
 # %% ../../nbs/1_data/08_check.ipynb #b7e29cfc
-def _is_frame(ending): return ending.rpartition('.')[2] in ('jpg','jpeg','png','webp')
-
-def _read_meta(clip, meta, tokenizer, max_tokens): # fill in the clip from its JSON; yields (reason, detail)
+def _read_meta(clip, text, tokenizer, max_tokens): # fill in the clip from its JSON; yields (reason, detail)
+    try: meta = json.loads(text)
+    except (ValueError, RecursionError) as e:
+        yield 'bad JSON', f'none, or broken: {e}'[:100]
+        return
     yield from _check_shape(meta)
     if clip.is_bad(): return
     clip.key, clip.source = str(_key(meta) or clip.key), meta.get('source') or 'unknown'
     clip.split = meta.get('split') or split_of(str(meta.get('group') or clip.key))
-    clip.seconds, shown = _seconds_of(meta), shown_in(meta, clip.frames)
-    clip.images, clip.videos = (sum(m['type']==kind for m in shown) for kind in ('image','video'))
+    shown = shown_in(meta, clip.frames)
+    clip.images = sum(m['type']=='image' for m in shown)
     yield from _check_ids(meta, tokenizer and len(tokenizer))
     yield from _check_counts(meta, clip.frames)
     if not clip.is_bad(): yield from _check_forms(meta)
@@ -241,16 +207,13 @@ def _read_meta(clip, meta, tokenizer, max_tokens): # fill in the clip from its J
 
 # %% ../../nbs/1_data/08_check.ipynb #7ec6b618
 def _check_clip(clip, files, tokenizer=None, decode=True, max_tokens=1024): # `files` is ending -> bytes
-    frames = [files[k] for k in sorted(files) if _is_frame(k)]
+    is_frame = lambda ending: ending.rpartition('.')[2] in ('jpg','jpeg','png','webp')
+    frames = [files[k] for k in sorted(files) if is_frame(k)]
     clip.frames, clip.decoded = len(frames), len(frames)*decode
     if frames: clip.content = _digest(*frames)
-    other = [k for k in files if k!='json' and not _is_frame(k)]
+    other = [k for k in files if k!='json' and not is_frame(k)]
     if other: clip.faults.append(('unread file', ', '.join(other[:5])))
-    try: meta = json.loads(files['json'])
-    except KeyError: clip.faults.append(('bad JSON', 'there is none'))
-    except (ValueError, RecursionError) as e: clip.faults.append(('bad JSON', f'{e}'[:100]))
-    else:
-        for fault in _read_meta(clip, meta, tokenizer, max_tokens): clip.faults.append(fault)
+    for fault in _read_meta(clip, files.get('json', ''), tokenizer, max_tokens): clip.faults.append(fault)
     clip.size, faults = _check_frames(frames, decode)
     clip.faults += faults
     return clip
@@ -262,8 +225,7 @@ def _walk_samples(file): # (name, members) of each sample, odd members, and what
         for m in walk_tar(file):
             try: members.append((*safe_member(m, 'a member'), m.offset, m.offset_data, m.size))
             except ShardError as e: odd.append(('unsafe member', m.name[:80], str(e)))
-    except (tarfile.TarError, OSError) as e:
-        why = (str(e) if members else f'no uncompressed tar ({e})')[:200]
+    except (tarfile.TarError, OSError) as e: why = str(e)[:200] if members else 'no uncompressed tar'
     samples = [(name, [m[1:] for m in ms]) for name,ms in groupby(members, lambda m: m[0])]
     if why and samples:
         ending, _, start, size = samples[-1][1][-1]
@@ -273,8 +235,7 @@ def _walk_samples(file): # (name, members) of each sample, odd members, and what
 # %% ../../nbs/1_data/08_check.ipynb #e2702040
 def _check_rows(clip, rows, names, count=False): # do the index rows of a clip agree with the tar?
     if len(rows)!=len(clip.tasks):
-        chats = f'{len(rows)} rows for the {len(clip.tasks)} chats of this clip'
-        yield 'row differs' if len(rows) else 'not in the index', chats
+        yield 'row differs' if len(rows) else 'not in the index', f'{len(rows)} rows, {len(clip.tasks)} chats'
         return
     stored = {k:getattr(clip, k) for k in ('length','frames','images','source','split')}
     for chat,(r,task,tokens) in enumerate(zip(rows, clip.tasks, clip.tokens)):
@@ -289,15 +250,7 @@ def _check_rows(clip, rows, names, count=False): # do the index rows of a clip a
         else: continue
         return
 
-# %% ../../nbs/1_data/08_check.ipynb #ff3f3d33
-@dataclass
-class _Job:
-    "A tar and what the index says about it."
-    path:str # of the tar, or its address
-    rows:np.ndarray=None # of the index; none: it does not know this tar, or there is none
-    names:dict=None # sources and tasks of the index; none: there is none
-    count:bool=False # compare the tokens too
-
+# %% ../../nbs/1_data/08_check.ipynb #8f7e8b50
 def _rows_by_offset(rows): # first byte of a clip -> its rows of one tar, in the order of the chats
     if rows is None or not len(rows): return {}
     rows = rows[np.lexsort((rows['chat'], rows['offset']))]
@@ -306,12 +259,10 @@ def _rows_by_offset(rows): # first byte of a clip -> its rows of one tar, in the
 
 def _is_decoded(name, share): return share>=1 or _digest('decode', name)<share*2**64
 
-# %% ../../nbs/1_data/08_check.ipynb #8f7e8b50
 def _read_clip(file, name, members, *options): # one sample of an open tar, checked; see `_check_clip`
     start = members[0][1]
     clip = _Clip(name, start, sum(members[-1][2:])-start)
-    repeated = [k for k,n in Counter(m[0] for m in members).items() if n>1]
-    if repeated: fault = 'same key', f'two samples of this name stand together; both have {repeated[0]}'
+    if len({m[0] for m in members})<len(members): fault = 'same key', 'two samples stand together'
     elif clip.length>MAX_CLIP or len(members)>MAX_MEMBERS:
         fault = 'unreadable sample', f'{clip.length:,} bytes in {len(members):,} files'
     else:
@@ -324,56 +275,51 @@ def _read_clip(file, name, members, *options): # one sample of an open tar, chec
 
 # %% ../../nbs/1_data/08_check.ipynb #cd3bf3ce
 def _check_shard(job, tokenizer=None, decode=1., max_tokens=1024): # clips; (reason, key, detail) of the shard
-    rows, clips, faults, why = _rows_by_offset(job.rows), [], [], ''
+    (path, index_rows, names, count), clips, faults, why = job, [], [], ''
+    rows = _rows_by_offset(index_rows)
     try:
-        with fsspec.open(job.path, 'rb') as file:
+        with fsspec.open(path, 'rb') as file:
             samples, faults, why = _walk_samples(file)
             for name,members in samples:
                 clip = _read_clip(file, name, members, tokenizer, _is_decoded(name, decode), max_tokens)
                 clip_rows = rows.pop(clip.offset, np.zeros(0, ROW))
-                if job.rows is not None and not clip.is_bad(except_for=('broken frame', 'frame size')):
-                    clip.faults += _check_rows(clip, clip_rows, job.names, job.count)
+                if index_rows is not None and not clip.is_bad(except_for=('broken frame', 'frame size')):
+                    clip.faults += _check_rows(clip, clip_rows, names, count)
                 if not any(clip.tokens): clip.tokens = clip_rows['tokens'].tolist()
                 clips.append(clip)
     except Exception as e: why = f'{type(e).__name__}: {e}'[:200]
     lost = _plural(sum(map(len, rows.values())), 'row')
     if why: faults.append(('broken shard', '', why + f'; {lost} of the index lost'*bool(rows)))
     elif rows: faults.append(('row without sample', '', f'{lost} where no sample begins'))
-    if job.names and job.rows is None and clips:
-        faults.append(('not in the index', '', f"a whole shard, {_plural(len(clips), 'clip')}"))
+    if names and index_rows is None and clips: faults.append(('not in the index', '', 'a whole shard'))
     return clips, faults
 
 # %% ../../nbs/1_data/08_check.ipynb #4bbe123d
-_LINE = np.dtype(dict(names='name key content offset length shard source split height width'.split(),
-                      formats=['<u8']*4+['<u4']*2+['<u2']*4))
+_LINE = np.dtype([(k, '<u8') for k in ('name','key','content','offset','length')] +
+                 [(k, '<u4') for k in ('shard','source','split','height','width')])
 
 def _line(clip, shard, source): # numbers of shard and source
     hashes = _digest(clip.source, '\0', clip.key), _digest(clip.key), clip.content
     return (*hashes, clip.offset, clip.length, shard, source, list(SPLITS).index(clip.split), *clip.size)
 
-def _first_of(values): # for each entry, the position where its value first occurs
-    _, first, which = np.unique(values, return_index=True, return_inverse=True)
-    return first[which]
-
 def _repeats(lines): # (reason, clip, the earlier one it repeats) by name or by content
-    name, key, content = (_first_of(lines[c]) for c in ('name','key','content'))
-    leaks = lambda first: lines['split'][first]!=lines['split']
+    def first_of(column): # of each clip, the first one with the same value, and whether the splits differ
+        _, first, which = np.unique(lines[column], return_index=True, return_inverse=True)
+        return first[which], lines['split'][first[which]]!=lines['split']
     renamed = lambda first: lines['name'][first]!=lines['name']
+    (name, name_leaks), (key, key_leaks), (content, leaks) = map(first_of, ('name','key','content'))
     again, alike = name!=np.arange(len(lines)), renamed(content) & (lines['content']!=0)
-    cases = {'key in two splits':(name, again & leaks(name)), 'same key':(name, again & ~leaks(name)),
-             'content in two splits':(content, alike & leaks(content)),
-             'same content':(content, alike & ~leaks(content)),
-             'key of two sources':(key, renamed(key) & leaks(key))}
+    cases = {'key in two splits':(name, again & name_leaks), 'same key':(name, again & ~name_leaks),
+             'content in two splits':(content, alike & leaks), 'same content':(content, alike & ~leaks),
+             'key of two sources':(key, renamed(key) & key_leaks)}
     for reason,(first,which) in cases.items():
         for i in np.flatnonzero(which).tolist(): yield reason, i, int(first[i])
 
 def _odd_sizes(lines): # the usual (h, w), and which clips differ
-    with_frames = np.flatnonzero(lines['height'])
-    if not len(with_frames): return (0,0), []
-    sizes = np.stack([lines['height'], lines['width']], 1)[with_frames]
-    values, n = np.unique(sizes, axis=0, return_counts=True)
-    usual = values[n.argmax()]
-    return tuple(usual.tolist()), with_frames[(sizes!=usual).any(1)].tolist()
+    sizes = np.stack([lines['height'], lines['width']], 1)
+    values, n = np.unique(sizes[sizes[:,0]>0], axis=0, return_counts=True)
+    usual = values[n.argmax()] if len(n) else np.zeros(2, int)
+    return tuple(usual.tolist()), np.flatnonzero((sizes[:,0]>0) & (sizes!=usual).any(1)).tolist()
 
 # %% ../../nbs/1_data/08_check.ipynb #6356a671
 def _short(path): return '/'.join(path.split('/')[-2:]) # folder and file
@@ -407,53 +353,44 @@ def _tars_in(folder): # names, sorted; the folder may be an address; raises what
 def _read_index(folder): # content of index.json and the rows; raises what is wrong
     about = json.loads(fetch(f'{folder}/index.json'))
     table = np.load(io.BytesIO(fetch(f'{folder}/index.npy')))
-    if table.dtype!=ROW: raise ValueError(f'index.npy has other columns than {", ".join(ROW.names)}')
-    if len(table)!=about['samples']:
-        raise ValueError(f"index.npy has {len(table):,} rows and index.json says {about['samples']:,}")
-    for column,names in dict(shard=about['shards'], source=about['sources'], task=about['tasks'],
-                             split=SPLITS).items():
-        if len(table) and table[column].max()>=len(names):
-            raise ValueError(f'index.npy has {column} {table[column].max()}, and there are {len(names)}')
+    if table.dtype!=ROW or len(table)!=about['samples']:
+        raise ValueError(f"index.npy does not have {about['samples']} rows of {', '.join(ROW.names)}")
+    names = dict(shard=about['shards'], source=about['sources'], task=about['tasks'], split=SPLITS)
+    for column,known in names.items():
+        if (table[column]>=len(known)).any(): raise ValueError(f'index.npy has a {column} without a name')
     return about, table
 
 # %% ../../nbs/1_data/08_check.ipynb #c948444a
 def _jobs_of(folder, report, tokenizer=None): # one job per tar; findings about the folder go to the report
     def fault(reason, why, shard=folder): report.add(reason, shard, '', str(why)[:200])
-    try: tars = _tars_in(folder)
+    about, table, wrong = None, np.zeros(0, ROW), 'no shards'
+    try:
+        tars, wrong = _tars_in(folder), 'no index'
+        about, table = _read_index(folder)
     except Exception as e:
-        fault('no shards', f'{type(e).__name__}: {e}')
-        return []
-    try: about, table = _read_index(folder)
-    except Exception as e:
-        fault('no index', f'{type(e).__name__}: {e}')
-        return [_Job(f'{folder}/{t}') for t in tars]
-    order = np.argsort(table['shard'], kind='stable')
-    ends = np.searchsorted(table['shard'][order], np.arange(len(about['shards'])+1))
-    rows = {s:table[order[a:b]] for s,a,b in zip(about['shards'], ends, ends[1:])}
+        fault(wrong, f'{type(e).__name__}: {e}')
+        return [(f'{folder}/{t}', None, None, False) for t in tars] if wrong=='no index' else []
+    rows = {s:table[table['shard']==i] for i,s in enumerate(about['shards'])}
     for s in sorted(rows.keys()-set(tars)):
         fault('row without sample', f"{_plural(len(rows[s]), 'row')} of a missing shard", f'{folder}/{s}')
     counted = bool(table['tokens'].any())
     same_tokenizer = tokenizer is not None and about.get('tokenizer') in (None, fingerprint(tokenizer))
-    if not counted:
-        fault('uncounted tokens', 'the index was made without a tokenizer; text lengths are unknown')
+    if not counted: fault('uncounted tokens', 'the index was made without a tokenizer')
     elif tokenizer is not None and not same_tokenizer:
         fault('wrong tokens', 'the index was counted with another tokenizer')
     names = {k:about[k] for k in ('sources','tasks')}
-    return [_Job(f'{folder}/{t}', rows.get(t), names, counted and same_tokenizer) for t in tars]
+    return [(f'{folder}/{t}', rows.get(t), names, counted and same_tokenizer) for t in tars]
 
-# %% ../../nbs/1_data/08_check.ipynb #e5d47f19
 @patch
 def _count(self:CheckReport, clip, shard): # a clip and its findings
-    counts = dict(clips=1, samples=len(clip.tasks), frames=clip.frames, videos=clip.videos,
-                  tokens=sum(clip.tokens), seconds=clip.seconds or 0,
-                  untimed=clip.videos*(clip.seconds is None))
+    counts = dict(clips=1, samples=len(clip.tasks), frames=clip.frames, tokens=sum(clip.tokens))
     self.totals.setdefault((clip.source, clip.split), Counter()).update(counts)
     self.decoded += clip.decoded
     for reason,detail in clip.faults: self.add(reason, shard, clip.key, detail, clip.source, clip.split)
 
 # %% ../../nbs/1_data/08_check.ipynb #abe0b36f
 def check_shards(
-    folder:str|Path, # of shards; several, or addresses, may be joined with commas
+    folder:str, # of shards; several, or addresses, may be joined with commas
     tokenizer=None, # of the run, with `<frame>`; none: lengths are not checked
     decode:float=1., # share of the clips whose pixels are decoded, 0..1
     workers:int=0, # processes; 0: this one
@@ -465,20 +402,19 @@ def check_shards(
     report, lines, sources = CheckReport(str(folder)), [np.zeros(0, _LINE)], {}
     jobs = [j for f in str(folder).split(',') for j in _jobs_of(f.strip().rstrip('/'), report, tokenizer)]
     check = partial(_check_shard, tokenizer=tokenizer, decode=decode, max_tokens=max_tokens)
+    number = lambda clip: sources.setdefault(clip.source, len(sources))
     with open_engine(workers=workers, pool=pool) as (pool, _):
         try:
-            for job,(clips, faults) in zip(jobs, (pool.map if pool else map)(check, jobs)):
-                for reason,key,detail in faults: report.add(reason, job.path, key, detail)
-                for clip in clips: report._count(clip, job.path)
-                number = lambda clip: sources.setdefault(clip.source, len(sources))
+            for (path, *_),(clips, faults) in zip(jobs, (pool.map if pool else map)(check, jobs)):
+                for reason,key,detail in faults: report.add(reason, path, key, detail)
+                for clip in clips: report._count(clip, path)
                 lines.append(np.array([_line(c, report.shards, number(c)) for c in clips if c.source], _LINE))
                 report.shards += 1
                 track(1)
         except BrokenExecutor as e: # results come in the order of the jobs
-            left = jobs[report.shards:]
-            why = f'{len(left)} shards from here on are not checked ({e})'[:200]
-            report.add('lost process', left[0].path, '', why)
-    report._compare(np.concatenate(lines), [j.path for j in jobs], list(sources))
+            left = [path for path,*_ in jobs[report.shards:]]
+            report.add('lost process', left[0], '', f'{len(left)} shards are not checked ({e})'[:200])
+    report._compare(np.concatenate(lines), [path for path,*_ in jobs], list(sources))
     return report
 
 # %% ../../nbs/1_data/08_check.ipynb #39ec9f5f
@@ -488,17 +424,15 @@ def _printable(text): return ''.join(c if c.isprintable() else '▯' for c in te
 def table(self:CheckReport)->pd.DataFrame: # a row per source and split, and a last one for all
     "What there is, by source and split."
     places = sorted(self.totals, key=lambda p: (p[0]=='', p[0], [*SPLITS, ''].index(p[1])))
-    found = {p:Counter({r:n for (*place,r),n in self.counts.items() if (*place,)==p}) for p in places}
     totals, rows = self.totals|{('all',''):sum(self.totals.values(), Counter())}, {}
     for place in (*places, ('all','')):
-        n, reasons = totals[place], found.get(place, self.reasons)
+        found = {r:n for (*p,r),n in self.counts.items() if (*p,)==place}
+        n, reasons = totals[place], Counter(found) if place in places else self.reasons
         bad = Counter({r:k for r,k in reasons.items() if r in _BAD})
-        known = n['videos']>n['untimed']
-        hours = '≥'*(known and n['untimed']>0) + f"{n['seconds']/3600:,.2f}" if known else '–'
         which = ', '.join(f'{k:,} {r}' for r,k in bad.most_common())
+        counts = {k:n[k] for k in ('clips','samples','frames','tokens')}
         rows[_printable(place[0]) or '(unreadable)', place[1] or '–'] = dict(
-            clips=n['clips'], samples=n['samples'], frames=n['frames'], hours=hours, tokens=n['tokens'],
-            notes=reasons.total()-bad.total(), bad=bad.total(), which=which)
+            counts, notes=reasons.total()-bad.total(), bad=bad.total(), which=which)
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis(['source','split'])
 
 # %% ../../nbs/1_data/08_check.ipynb #3de5488c
