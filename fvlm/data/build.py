@@ -177,10 +177,9 @@ def _start_worker():
 @contextmanager
 def open_engine(
     engine:str='process', # or ray
-    workers:int=0, # processes; 0: this one, with Ray as many as the machine has cores
+    workers:int=0, # processes; 0: this one
     pool:Executor=None, # your own instead; it stays open
 ): # executor or None, and how many jobs to keep waiting in it
-    "Something that runs jobs."
     if engine not in ('process','ray'): raise BuildError(f"engine is '{engine}'; choose process or ray")
     if pool or engine=='ray': yield pool or _RayPool(), (workers or os.cpu_count())+1
     elif not workers: yield None, 0
@@ -253,18 +252,18 @@ def build_shards(
     folder:str|Path, # of the shards; on a cluster one that all machines see
     spec:FrameSpec=FrameSpec(), # size and number of frames
     per_shard:int=1000, # clips in a shard
-    tokenizer=None, # with `<frame>`, to count tokens; none: not counted
+    tokenizer=None, # to count tokens; none: not counted
     workers:int=0, # processes; 0: this one
     engine:str='process', # or ray
     pool:Executor=None, # processes of your own
     bad:list=(), # what the converters have refused meanwhile: dicts with key and why
-    max_bad:float=1., # share of clips that may fail, 0..1
-    skip:tuple=(), # keys to leave out, such as those that crash the decoder
+    max_bad:float=1., # share of clips that may fail
+    skip:tuple=(), # keys to leave out
     retry:bool=False, # make shards with failures again
-    track:Callable=lambda n: None, # is told how many clips have just been done
-    seconds_per_clip:float=120., # limit for one clip; 0: none
+    track:Callable=lambda n: None, # is told how many clips are done
+    seconds_per_clip:float=120., # limit; 0: none
 )->dict: # the report
-    "Turn clips into a folder of shards with an index; stopped at any moment, it goes on where it was."
+    "Turn clips into shards with an index; stopped at any moment, it goes on where it was."
     folder, names, failures, mark = Path(folder), [], _Failures(), _fingerprint_of(tokenizer)
     def jobs():
         for i,shard in enumerate(_in_shards(clips, per_shard, failures.add)):
@@ -290,8 +289,9 @@ def _finish_build(folder, names, failures, changed, bad, max_bad, mark): # was a
     total = _collect_notes(folder, len(names), failures, mark)
     report = total | failures.report() | dict(build=build)
     good = total['samples'] and len(failures)<=max_bad*total['clips']
-    shards = [folder/f'{i:05d}{e}' for i in range(len(names)) for e in ('.json','.tar')]
-    if not total['samples']: made += [folder/'build.json', *shards]
+    if not total['samples']:
+        made += [folder/f'{i:05d}.{e}' for i in range(len(names)) for e in ('json','tar')]
+        made.append(folder/'build.json')
     for f in [lost] if good else made: f.unlink(missing_ok=True)
     write_atomic(made[2] if good else lost, json.dumps(report, indent=1)+'\n')
     if good: return report
@@ -303,25 +303,24 @@ def _finish_build(folder, names, failures, changed, bad, max_bad, mark): # was a
 # %% ../../nbs/1_data/05_build.ipynb #f3310fec
 def index_folder(
     folder:str|Path, # with tars, also in folders below
-    tokenizer=None, # with `<frame>`, to count tokens; none: not counted
-    track:Callable=lambda n: None, # is told how many tars have just been read
+    tokenizer=None, # to count tokens
+    track:Callable=lambda n: None, # called with 1 for each tar
 )->dict: # content of index.json, and what failed
     "Make the index of a folder of existing shards."
     folder, failures, mark = Path(folder), _Failures(), _fingerprint_of(tokenizer)
     tars = sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*.tar'))
-    if not tars: raise BuildError(f'{folder}: no tar in it; give the folder of the shards')
+    if not tars: raise BuildError(f'{folder}: no tar in it')
     def rows_of_tars():
         for name in tars:
             bad = []
             rows = index_shard(folder/name, tokenizer, bad)
-            odd = [r for r in rows if not isinstance(r['task'], str)]
-            bad += [dict(key=r['key'], why='a task is no text; mend its JSON') for r in odd]
+            bad += [dict(r, why='a task is no text') for r in rows if not isinstance(r['task'], str)]
             for b in bad: failures.add(b['key'], name, b['why'], _kind_of(b['why'], [folder/name]))
             track(1)
-            yield name, [r for r in rows if r not in odd]
+            yield name, [r for r in rows if isinstance(r['task'], str)]
     about = write_index(folder, rows_of_tars(), tokenizer=mark)
     if about['samples']: return about | failures.report()
-    raise BuildError(f'{folder}: no sample in {len(tars)} tars ({failures}); give shards of JPEG and JSON')
+    raise BuildError(f'{folder}: no sample in {len(tars)} tars ({failures})')
 
 # %% ../../nbs/1_data/05_build.ipynb #ca1b2708
 def number_option(kind:type=int, least:float=1, most:float=math.inf)->Callable:
@@ -341,21 +340,23 @@ def bytes_text(n:float)->str:
 # %% ../../nbs/1_data/05_build.ipynb #7e24ac0f
 def build_options(parser:ArgumentParser)->None:
     "Give a parser the options of a build."
-    add, whole, share = parser.add_argument, number_option(), number_option(float, 0, 1)
+    add, whole = parser.add_argument, number_option()
     add('annotations', help='a table (csv, tsv, json, jsonl, parquet), tar or folder')
     add('out', help='folder of the shards; new, or one that this command has begun')
     add('--kind', choices=('auto',*SOURCES), default='auto', metavar='KIND', help='see fvlm data sources')
     add('--media', metavar='DIR', help='folder of the videos and images (default: that of the annotations)')
     add('--source', metavar='NAME', help='name of the data set (default: the kind)')
     frames = parser.add_mutually_exclusive_group()
-    frames.add_argument('--fps', type=number_option(float, 1e-6), default=1., help='per second (default 1)')
-    frames.add_argument('--frames', type=whole, metavar='N', help='of each video, whatever its length')
     for name,kind,default,text in [
-            ('size', whole, 224, 'side of a frame in pixels'), ('cap', whole, 64, 'most frames of a video'),
-            ('quality', number_option(most=95), 95, 'of the JPEGs'), ('limit', whole, None, 'most clips'),
-            ('per-shard', whole, 1000, 'clips in a shard'), ('max-bad', share, .05, 'share that may fail'),
+            ('fps', number_option(float, 1e-6), 1., 'frames per second of a video'),
+            ('frames', whole, None, 'frames of each video, whatever its length'),
+            ('cap', whole, 64, 'most frames of a video'), ('size', whole, 224, 'side of a frame in pixels'),
+            ('quality', number_option(most=95), 95, 'of the JPEGs'),
+            ('per-shard', whole, 1000, 'clips in a shard'), ('limit', whole, None, 'most clips, for a trial'),
+            ('max-bad', number_option(float, 0, 1), .05, 'share of clips that may fail'),
             ('workers', number_option(least=0), 0, 'processes; 0: this one')]:
-        add('--'+name, type=kind, default=default, metavar='N', help=f'{text} (default {default})')
+        group = frames if name in ('fps','frames') else parser
+        group.add_argument('--'+name, type=kind, default=default, help=f'{text} (default {default})')
     add('--engine', choices=('process','ray'), default='process', help='processes here, or a Ray cluster')
     add('--tokenizer', metavar='NAME', help='to count tokens: tiny, a folder, a hub name')
     add('--retry', action='store_true', help='build shards with failures again')

@@ -29,21 +29,21 @@ _BAD = _by_reason({
     'give a folder that holds .tar files':'no shards',
     'run `fvlm data index` on the folder':'no index, not in the index, row differs',
     'run `fvlm data index`, or fetch the missing shard':'row without sample',
-    'run `fvlm data index` with the tokenizer of the run':'wrong tokens',
+    'index with the tokenizer of the run':'wrong tokens',
     'check the shard alone, with fewer workers':'lost process',
     'fetch or build the shard again':'broken shard, unreadable sample',
     'build the shard from plain files':'unsafe member',
-    'write one JSON object with key, source and chats':'bad JSON', 'correct its turns':'bad chat',
+    'write an object with key, source and chats':'bad JSON', 'correct its turns':'bad chat',
     'leave the chat out':'empty answer', 'shorten it, or raise max_tokens':'long prompt',
     'tokenise again, or leave them out':'bad token ids',
     'cut the clip again':'no frames, frame count, broken frame',
-    'cut all clips to one size':'frame size', 'give every clip of a source its own key':'same key',
+    'cut all clips to one size':'frame size', 'give every clip its own key':'same key',
     'keep one, or give both one split':'key in two splits, content in two splits'})
 _NOTES = _by_reason({
     'write key and source':'no name', 'cut fewer frames':'many frames', 'keep one':'same content',
     'its end will not be learned':'long answer', 'index with a tokenizer':'uncounted tokens',
     'only JSON, JPEG, PNG and WebP are read':'unread file',
-    'give both one split, if they show the same':'key of two sources'})
+    'give both one split if they are one':'key of two sources'})
 
 # %% ../../nbs/1_data/08_check.ipynb #2ca0fb3a
 _KEEP = 1_000 # findings of each reason that are kept with their details
@@ -54,10 +54,10 @@ class CheckReport:
     folder:str='' # what was checked
     shards:int=0 # tars that were read
     decoded:int=0 # frames whose pixels were decoded
-    totals:dict = field(default_factory=dict) # (source, split) -> Counter of clips, samples, frames, …
+    totals:dict = field(default_factory=dict) # (source, split) -> Counter of clips, samples, frames, tokens
     counts:Counter = field(default_factory=Counter) # (source, split, reason) -> how often
     reasons:Counter = field(default_factory=Counter) # reason -> how often
-    findings:list = field(default_factory=list) # dicts: severity, reason, shard, key, detail
+    findings:list = field(default_factory=list) # dicts: reason, shard, key, detail
 
     @property
     def ok(self): return not any(r in _BAD for r in self.reasons)
@@ -65,9 +65,8 @@ class CheckReport:
     def add(self, reason, shard='', key='', detail='', source='', split=''):
         self.counts[source, split, reason] += 1
         self.reasons[reason] += 1
-        if self.reasons[reason]>_KEEP: return
-        severity = 'bad' if reason in _BAD else 'note'
-        self.findings.append(dict(severity=severity, reason=reason, shard=shard, key=key, detail=detail))
+        if self.reasons[reason]<=_KEEP:
+            self.findings.append(dict(reason=reason, shard=shard, key=key, detail=detail))
 
 # %% ../../nbs/1_data/08_check.ipynb #4a7522a1
 @dataclass
@@ -82,8 +81,8 @@ class _Clip: # what is known of a stored clip
     tasks:list = field(default_factory=list) # of each chat
     tokens:list = field(default_factory=list) # of each chat, frames not counted
     size:tuple = (0,0) # of its frames: h, w
-    content:int=0 # hash of what it shows, or of its words if it shows nothing
-    decoded:int=0 # frames decoded
+    content:int=0 # hash of its frames, else of its words
+    decoded:int=0 # frames
     faults:list = field(default_factory=list) # (reason, detail)
 
     def is_bad(self, except_for=()): return any(r in _BAD and r not in except_for for r,_ in self.faults)
@@ -149,16 +148,14 @@ def _check_turns(chat, messages, shown): # can a model learn from this conversat
     messages = tidy(messages)
     if messages[-1]['role']!='assistant': return 'bad chat', 'the last turn is not an answer'
     if not shown and any(p['type']!='text' for m in messages for p in m['content']):
-        return 'no frames', 'shows images or videos, and none are stored'
-    if announce(messages, shown, chat['key'])!=messages:
-        return 'frame count', 'its videos have other numbers of frames than are stored'
+        return 'no frames', 'none are stored'
+    if announce(messages, shown, chat['key'])!=messages: return 'frame count', 'other numbers are stored'
 
 def _check_chat(chat, shown, tokenizer=None, max_tokens=1024): # its text tokens, and (reason, detail) or None
     name, messages = f"chat '{chat['key']}': ", messages_of(chat, shown)
     try: fault = _check_turns(chat, messages, shown)
     except (ChatError, TypeError, AttributeError, KeyError) as e: fault = 'bad chat', str(e)
-    if fault: return 0, (fault[0], name+fault[1])
-    if tokenizer is None: return 0, None
+    if fault or tokenizer is None: return 0, fault and (fault[0], name+fault[1])
     try: e = encode_chat(messages, tokenizer, 'all', max_tokens=max_tokens)
     except ChatError as why: return count_tokens(messages, tokenizer), ('long prompt', f'{name}{why}')
     cut = ('long answer', f'{name}the last {e.cut} tokens are cut off') if e.cut else None
@@ -344,20 +341,20 @@ def _compare(self:CheckReport, lines, paths, sources): # clips of all shards; na
         add('frame size', i, lambda: f"{lines['height'][i]}×{lines['width'][i]}, and most are {h}×{w}")
 
 # %% ../../nbs/1_data/08_check.ipynb #2ba826ad
-def _tars_in(folder): # names, sorted; the folder may be an address; raises what is wrong
+def _tars_in(folder): # names; raises what is wrong
     fs, path = fsspec.core.url_to_fs(folder)
     tars = sorted(p.rpartition('/')[2] for p in fs.ls(path, detail=False) if p.endswith('.tar'))
     if not tars: raise FileNotFoundError('no .tar file there')
     return tars
 
-def _read_index(folder): # content of index.json and the rows; raises what is wrong
+def _read_index(folder): # content of index.json and the rows
     about = json.loads(fetch(f'{folder}/index.json'))
     table = np.load(io.BytesIO(fetch(f'{folder}/index.npy')))
     if table.dtype!=ROW or len(table)!=about['samples']:
-        raise ValueError(f"index.npy does not have {about['samples']} rows of {', '.join(ROW.names)}")
-    names = dict(shard=about['shards'], source=about['sources'], task=about['tasks'], split=SPLITS)
-    for column,known in names.items():
-        if (table[column]>=len(known)).any(): raise ValueError(f'index.npy has a {column} without a name')
+        raise ValueError(f"index.npy is no table of {about['samples']} samples")
+    for k in ('shard','source','task'):
+        if (table[k]>=len(about[f'{k}s'])).any(): raise ValueError(f'index.npy has a {k} without a name')
+    if (table['split']>=len(SPLITS)).any(): raise ValueError('index.npy has an unknown split')
     return about, table
 
 # %% ../../nbs/1_data/08_check.ipynb #c948444a
@@ -375,9 +372,8 @@ def _jobs_of(folder, report, tokenizer=None): # one job per tar; findings about 
         fault('row without sample', f"{_plural(len(rows[s]), 'row')} of a missing shard", f'{folder}/{s}')
     counted = bool(table['tokens'].any())
     same_tokenizer = tokenizer is not None and about.get('tokenizer') in (None, fingerprint(tokenizer))
-    if not counted: fault('uncounted tokens', 'the index was made without a tokenizer')
-    elif tokenizer is not None and not same_tokenizer:
-        fault('wrong tokens', 'the index was counted with another tokenizer')
+    if not counted: fault('uncounted tokens', 'made without a tokenizer')
+    elif tokenizer is not None and not same_tokenizer: fault('wrong tokens', 'counted with another tokenizer')
     names = {k:about[k] for k in ('sources','tasks')}
     return [(f'{folder}/{t}', rows.get(t), names, counted and same_tokenizer) for t in tars]
 
@@ -391,12 +387,12 @@ def _count(self:CheckReport, clip, shard): # a clip and its findings
 # %% ../../nbs/1_data/08_check.ipynb #abe0b36f
 def check_shards(
     folder:str, # of shards; several, or addresses, may be joined with commas
-    tokenizer=None, # of the run, with `<frame>`; none: lengths are not checked
+    tokenizer=None, # of the run; none: lengths are not checked
     decode:float=1., # share of the clips whose pixels are decoded, 0..1
     workers:int=0, # processes; 0: this one
     track:Callable=lambda n: None, # called with 1 for each tar that is done
     max_tokens:int=1024, # longest sequence of the run
-    pool:Executor=None, # your own processes instead; they stay open
+    pool:Executor=None, # your own processes instead
 )->CheckReport: # shows itself in notebooks and terminals
     "Read everything once, and report what is wrong."
     report, lines, sources = CheckReport(str(folder)), [np.zeros(0, _LINE)], {}
@@ -426,19 +422,19 @@ def table(self:CheckReport)->pd.DataFrame: # a row per source and split, and a l
     places = sorted(self.totals, key=lambda p: (p[0]=='', p[0], [*SPLITS, ''].index(p[1])))
     totals, rows = self.totals|{('all',''):sum(self.totals.values(), Counter())}, {}
     for place in (*places, ('all','')):
-        found = {r:n for (*p,r),n in self.counts.items() if (*p,)==place}
-        n, reasons = totals[place], Counter(found) if place in places else self.reasons
-        bad = Counter({r:k for r,k in reasons.items() if r in _BAD})
-        which = ', '.join(f'{k:,} {r}' for r,k in bad.most_common())
-        counts = {k:n[k] for k in ('clips','samples','frames','tokens')}
+        reasons = Counter({r:n for (*p,r),n in self.counts.items() if (*p,)==place})
+        if place not in places: reasons = self.reasons
+        bad = Counter({r:n for r,n in reasons.items() if r in _BAD})
         rows[_printable(place[0]) or '(unreadable)', place[1] or '–'] = dict(
-            counts, notes=reasons.total()-bad.total(), bad=bad.total(), which=which)
+            {k:totals[place][k] for k in ('clips','samples','frames','tokens')},
+            notes=reasons.total()-bad.total(), bad=bad.total(),
+            which=', '.join(f'{n:,} {r}' for r,n in bad.most_common()))
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis(['source','split'])
 
 # %% ../../nbs/1_data/08_check.ipynb #3de5488c
 @patch
 def __repr__(self:CheckReport):
-    bad, notes = (sum(n for r,n in self.reasons.items() if r in kind) for kind in (_BAD, _NOTES))
+    bad, notes = (sum(self.reasons[r] for r in kind) for kind in (_BAD, _NOTES))
     result = ', '.join([f'{bad:,} bad']*(bad>0) + [_plural(notes, 'note')]*(notes>0)) or 'nothing wrong'
     names = ', '.join(_printable(f.strip().rstrip('/').rpartition('/')[2]) for f in self.folder.split(','))
     read = f"{_plural(self.shards, 'shard')}; {_plural(self.decoded, 'frame')} decoded"
