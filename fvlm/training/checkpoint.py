@@ -7,36 +7,30 @@ __all__ = ['CheckpointError', 'verify', 'find_checkpoints', 'latest_checkpoint',
 
 # %% ../../nbs/4_training/02_checkpoint.ipynb #d544f90c
 import contextlib, hashlib, json, os, re, shutil
-from fnmatch import fnmatch
 from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn, Tensor
+from torch import nn
 from ..config import write_atomic
 
-# %% ../../nbs/4_training/02_checkpoint.ipynb #43430a07
+# %% ../../nbs/4_training/02_checkpoint.ipynb #ec68d18d
 class CheckpointError(ValueError):
     "A checkpoint that cannot be written, trusted or loaded: its path, what is wrong, what to do."
 
-# %% ../../nbs/4_training/02_checkpoint.ipynb #ec68d18d
-def _sync(path):
-    "Wait until the disk has a file or folder."
+def _sync(path): # wait until the disk has a file or folder
     handle = os.open(path, os.O_RDONLY)
     try: os.fsync(handle)
     finally: os.close(handle)
 
-def _sha256(path):
-    "Digest of a file's content."
+def _sha256(path): # of a file's content
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
-def _manifest(files):
-    "JSON text of name -> size and sha256, with its own digest."
+def _manifest(files): # JSON text of name -> size and sha256, with its own digest
     return json.dumps(dict(files=files, sha256=hashlib.sha256(json.dumps(files).encode()).hexdigest()),
         indent=1)+'\n'
 
-def _seal(folder):
-    "Sync all files, then write the manifest."
+def _seal(folder): # sync all files, then write the manifest
     inside = sorted(folder.rglob('*'))
     for p in inside: _sync(p)
     files = {p.relative_to(folder).as_posix():dict(size=p.stat().st_size, sha256=_sha256(p)) for p in inside
@@ -47,18 +41,15 @@ def _seal(folder):
 # %% ../../nbs/4_training/02_checkpoint.ipynb #6d80cccb
 _ADVICE = 'resume from an older checkpoint, or copy this one again'
 
-def _listed_files(path):
-    "Name -> size and sha256, as the manifest of a checkpoint has them."
-    if not path.is_dir():
-        raise CheckpointError(f'{path}: no such checkpoint folder; give one that save_checkpoint returned')
-    try: text = (path/'manifest.json').read_bytes().decode()
-    except FileNotFoundError: raise CheckpointError(f'{path}: manifest.json is missing; {_ADVICE}') from None
-    except ValueError: text = ''
-    try: files = json.loads(text)['files']
-    except (ValueError, KeyError, TypeError): files = None
-    if files is None or text!=_manifest(files):
-        raise CheckpointError(f'{path}: manifest.json is damaged; {_ADVICE}')
-    return files
+def _listed_files(path): # name -> size and sha256, as the manifest of a checkpoint has them
+    wrong = 'damaged'
+    try:
+        text = (path/'manifest.json').read_bytes().decode()
+        files = json.loads(text)['files']
+        if text==_manifest(files): return files
+    except (FileNotFoundError, NotADirectoryError): wrong = 'missing'
+    except (ValueError, KeyError, TypeError): pass
+    raise CheckpointError(f'{path}: manifest.json is {wrong}; {_ADVICE}')
 
 def verify(
     path:str|Path, # a checkpoint folder
@@ -66,16 +57,14 @@ def verify(
     "Compare every file with the manifest; the first damaged one is an error with its name."
     path = Path(path)
     for name,listed in _listed_files(path).items():
-        file = path/name
-        if not file.is_file(): raise CheckpointError(f'{path}: {name} is missing; {_ADVICE}')
-        if (size := file.stat().st_size)!=listed['size']:
-            raise CheckpointError(f"{path}: {name} has {size} bytes instead of {listed['size']}; {_ADVICE}")
-        if _sha256(file)!=listed['sha256']:
-            raise CheckpointError(f'{path}: {name} is damaged, its sha256 is not the listed one; {_ADVICE}')
+        file, wrong = path/name, None
+        if not file.is_file(): wrong = 'is missing'
+        elif (n := file.stat().st_size)!=listed['size']: wrong = f"has {n} bytes instead of {listed['size']}"
+        elif _sha256(file)!=listed['sha256']: wrong = 'is damaged, its sha256 is not the listed one'
+        if wrong: raise CheckpointError(f'{path}: {name} {wrong}; {_ADVICE}')
 
 # %% ../../nbs/4_training/02_checkpoint.ipynb #898af939
-def _mismatch(model, saved):
-    "Why tensors by name are not this model's; None if they are."
+def _mismatch(model, saved): # why tensors by name are not this model's; None if they are
     own, first = model.state_dict(keep_vars=True), {}
     for n,t in own.items():
         if n not in saved: continue
@@ -85,25 +74,19 @@ def _mismatch(model, saved):
         if not torch.equal(saved[n], saved[twin]):
             return f"'{n}' and '{twin}' differ in the checkpoint and are one weight in the model"
     for n,t in own.items():
-        if n not in saved and id(t) not in first:
-            return f"'{n}' is a weight of the model and not in the checkpoint"
-    unknown = next((n for n in saved if n not in own), None)
-    return unknown and f"'{unknown}' is in the checkpoint and no weight of the model"
+        if n not in saved and id(t) not in first: return f"'{n}' is not in the checkpoint"
+    for n in saved:
+        if n not in own: return f"'{n}' is not in the model"
 
 # %% ../../nbs/4_training/02_checkpoint.ipynb #59edfd04
 _SETTINGS = ('lr','betas','eps','weight_decay','amsgrad','maximize') # what decides an AdamW update
 
-def _names(model, optimizer):
-    "The names of the parameters in each group of the optimizer."
+def _names(model, optimizer): # of the parameters in each group
     known = {id(p):n for n,p in model.named_parameters()}
-    groups = [[known.get(id(p)) for p in g['params']] for g in optimizer.param_groups]
-    if any(n is None for g in groups for n in g):
-        raise CheckpointError('the optimizer holds a parameter that is not in the model; '
-            'build it from model.named_parameters()')
-    return groups
+    try: return [[known[id(p)] for p in g['params']] for g in optimizer.param_groups]
+    except KeyError: raise CheckpointError('the optimizer has a parameter that is not in the model') from None
 
-def _optimizer_state(model, optimizer):
-    "The optimizer as tensors by `name|key`, and as plain values."
+def _optimizer_state(model, optimizer): # tensors by `name|key`, and plain values
     tensors, groups = {}, []
     for names,g in zip(_names(model, optimizer), optimizer.param_groups):
         settings = {k:float(g[k]) if k=='lr' else g[k] for k in _SETTINGS if k in g}
@@ -114,8 +97,7 @@ def _optimizer_state(model, optimizer):
     return tensors, dict(kind=type(optimizer).__name__, groups=groups)
 
 # %% ../../nbs/4_training/02_checkpoint.ipynb #6dd605e5
-def _state_by_place(path, model, optimizer, tensors, saved):
-    "What `optimizer.load_state_dict` takes, from tensors by `name|key` and the plain values."
+def _state_by_place(path, model, optimizer, tensors, saved): # what `optimizer.load_state_dict` takes
     kind, groups = type(optimizer).__name__, _names(model, optimizer)
     if saved is None: raise CheckpointError(f'{path}: holds no optimizer; load it without one')
     if saved['kind']!=kind:
@@ -123,12 +105,8 @@ def _state_by_place(path, model, optimizer, tensors, saved):
     settings = {n:{k:tuple(v) if k=='betas' else v for k,v in g.items() if k!='params'}
         for g in saved['groups'] for n in g['params']}
     place = {n:i for i,n in enumerate(n for g in groups for n in g)}
-    if only_one := sorted(set(place)^set(settings)):
-        raise CheckpointError(f"{path}: '{only_one[0]}' trains in only one of checkpoint and optimizer; "
-            'freeze the same groups as before')
-    if mixed := [n for g in groups for n in g if settings[n]!=settings[g[0]]]:
-        raise CheckpointError(f"{path}: '{mixed[0]}' had other settings than the rest of its group; "
-            'build the groups as before')
+    if alone := sorted(set(place)^set(settings)):
+        raise CheckpointError(f"{path}: '{alone[0]}' trains in only one of the two; freeze the same groups")
     state = {}
     for key,t in tensors.items():
         n, part = key.rsplit('|', 1)
@@ -137,13 +115,11 @@ def _state_by_place(path, model, optimizer, tensors, saved):
     return dict(state=state, param_groups=[{**g, **settings[names[0]]} for names,g in zip(groups, plain)])
 
 # %% ../../nbs/4_training/02_checkpoint.ipynb #50b896b3
-def _rng():
-    "State of torch's generators: `cpu`, and `cuda:0`, … where there are GPUs."
-    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {'cpu':torch.get_rng_state(), **{f'cuda:{i}':s for i,s in enumerate(gpus)}}
+def _rng(): # states: `cpu`, and `cuda:0`, … where there are GPUs
+    gpus = {f'cuda:{i}':torch.cuda.get_rng_state(i) for i in range(torch.cuda.device_count())}
+    return dict(cpu=torch.get_rng_state(), **gpus)
 
-def _set_rng(states):
-    "Restore the state of torch's generators; GPUs that are missing here or there are left alone."
+def _set_rng(states): # GPUs that are missing here or there are left alone
     torch.set_rng_state(states['cpu'])
     for i in range(torch.cuda.device_count()):
         if f'cuda:{i}' in states: torch.cuda.set_rng_state(states[f'cuda:{i}'], i)
@@ -151,8 +127,7 @@ def _set_rng(states):
 # %% ../../nbs/4_training/02_checkpoint.ipynb #5e3b4d36
 _HIDDEN = re.compile(r'\.(step-\d{8,})\.(\d+)\.(part|old)')
 
-def _hidden(path, kind):
-    "The hidden name of this process beside a checkpoint; `kind` is part or old."
+def _hidden(path, kind): # this process's name beside a checkpoint; `kind` is part or old
     return path.parent/f'.{path.name}.{os.getpid()}.{kind}'
 
 def find_checkpoints(
@@ -174,22 +149,14 @@ def latest_checkpoint(
         else: return path
 
 # %% ../../nbs/4_training/02_checkpoint.ipynb #baa81a16
-def _alive(pid):
-    "Whether another process may still be saving; not this one, whose earlier saves are over."
+def _alive(pid): # may another process still be saving? Earlier saves of this one are over
     if pid==os.getpid(): return False
     try: os.kill(pid, 0)
     except (ProcessLookupError, OverflowError): return False
     except PermissionError: pass
     return True
 
-def _intact(path):
-    "Whether a checkpoint verifies."
-    try: verify(path)
-    except CheckpointError: return False
-    return True
-
-def _clean_up(final, keep):
-    "Delete what dead processes left, then the oldest checkpoints beyond `keep`; never `final`."
+def _clean_up(final, keep): # delete what dead processes left, then the oldest beyond `keep`; never `final`
     folder = final.parent
     for p in list(folder.iterdir()):
         match = _HIDDEN.fullmatch(p.name)
@@ -198,7 +165,7 @@ def _clean_up(final, keep):
         else:
             with contextlib.suppress(OSError): os.replace(p, folder/match[1])
     found = find_checkpoints(folder)
-    newest = next(p for p in reversed(found) if p==final or _intact(p))
+    newest = final if found[-1]==final else latest_checkpoint(folder)
     spare = [p for p in found if p not in (final,newest) and not p.name.startswith('.')]
     for p in spare[:max(len(spare)-keep+len({final,newest}), 0)]:
         part = _hidden(p, 'part')
@@ -206,22 +173,17 @@ def _clean_up(final, keep):
         shutil.rmtree(part, ignore_errors=True)
 
 # %% ../../nbs/4_training/02_checkpoint.ipynb #013fa364
-def _check_state(path, state):
-    "Refuse what JSON would lose or change."
+def _check_state(path, state): # refuse what JSON would lose or change
     for k,v in state.items():
         try: same = json.loads(json.dumps({k:v}, allow_nan=False))=={k:v}
         except (TypeError, ValueError): same = False
-        if not same:
-            raise CheckpointError(f"{path}: state '{k}' does not survive JSON; give finite numbers, words, "
-                'lists and dicts with words as keys')
+        if not same: raise CheckpointError(f"{path}: state '{k}' does not survive JSON; give plain values")
 
-def _weights(path, names):
-    "The model's tensors from those of the named files that hold weights."
-    files = [name for name in sorted(names) if fnmatch(name, 'model*.safetensors')]
+def _weights(path, names): # tensors of those of the named files that hold weights
+    files = [name for name in sorted(names) if re.fullmatch(r'model.*\.safetensors', name)]
     return {n:t for name in files for n,t in load_file(path/name).items()}
 
-def _write(part, step, model, optimizer, tokenizer, state):
-    "All files of a checkpoint but the manifest, into an empty folder."
+def _write(part, step, model, optimizer, tokenizer, state): # all files but the manifest
     _check_state(part, state)
     save_file(_rng(), part/'rng.safetensors')
     tensors, plain = _optimizer_state(model, optimizer) if optimizer is not None else ({}, None)
@@ -233,9 +195,7 @@ def _write(part, step, model, optimizer, tokenizer, state):
     if wrong := _mismatch(model, _weights(part, os.listdir(part))):
         raise CheckpointError(f'{part}: save_pretrained did not write this model: {wrong}')
 
-# %% ../../nbs/4_training/02_checkpoint.ipynb #070710b9
-def _publish(part, final):
-    "Give a complete checkpoint its name; an old one of that name is set aside first."
+def _publish(part, final): # give a complete checkpoint its name
     old = _hidden(final, 'old')
     if final.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -248,14 +208,14 @@ def _publish(part, final):
 def save_checkpoint(
     folder:str|Path, # of the run; made when missing
     step:int, # updates done
-    model:nn.Module, # not wrapped for DDP
+    model:nn.Module, # not wrapped
     optimizer:torch.optim.Optimizer|None=None, # AdamW over the model's parameters
     tokenizer=None, # saved beside the model
-    state:dict|None=None, # anything else, as plain JSON
+    state:dict|None=None, # anything else, plain
     keep:int=2, # how many checkpoints stay, 1 or more
 )->Path: # the new checkpoint
     "Write a complete checkpoint, then delete the oldest beyond `keep`."
-    if keep<1: raise CheckpointError(f'{folder}: keep={keep} would delete the new checkpoint; use 1 or more')
+    if keep<1: raise CheckpointError(f'{folder}: keep={keep} would delete the new checkpoint')
     final = Path(folder)/f'step-{step:08d}'
     part = _hidden(final, 'part')
     try:
@@ -266,8 +226,8 @@ def save_checkpoint(
         _publish(part, final)
     except (OSError, SafetensorError) as e:
         why = ' '.join(str(e).split())
-        raise CheckpointError(f'{final}: could not be written ({why}); older checkpoints are untouched, '
-            'make room and save again') from e
+        raise CheckpointError(f'{final}: could not be written ({why}); older checkpoints are untouched; '
+            'make room') from e
     finally: shutil.rmtree(part, ignore_errors=True)
     _clean_up(final, keep)
     return final
