@@ -79,7 +79,6 @@ def _check_chat(chat, media): # the chat with tidy turns
         raise SourceError('its turns are no question and answer; begin with user, end with assistant')
     marks, there = ([p['type'] for p in ps if p['type']!='text'] for ps in (parts, media))
     if marks!=there:
-        marks, there = (', '.join(x) or 'nothing' for x in (marks, there))
         raise SourceError(f'the turns show {marks} but there is {there}; mark every medium once, in order')
     return chat if short else dict(chat, messages=turns)
 
@@ -103,7 +102,7 @@ def check_clip(clip:dict)->dict:
 class _Record:
     file:Path
     name:str # of the file in keys
-    number:int # in the file, from 1
+    number:int # from 1
     row:dict # fields, or a `SourceError` where it could not be read
     folder:Path # of the media
     strict:bool=False # the caller gave the folder, so absolute paths lead out of it
@@ -210,7 +209,6 @@ def _rows(file): # fields of each record, or a fault in its place
                 yield too_many if None in row else row
         else: yield from (_parse(line) for line in _lines(f) if line.strip())
 
-# %% ../../nbs/1_data/03_sources.ipynb #eb640884
 def _records(path, media=None, source=None, ids=('id',), endings=_TABLES, rows=_rows): # of all files
     if media is not None and not Path(media).is_dir(): raise SourceError('no such folder', str(media))
     for file,name in _files_of(path, endings).items():
@@ -220,9 +218,8 @@ def _records(path, media=None, source=None, ids=('id',), endings=_TABLES, rows=_
                 row, *own = row if isinstance(row, tuple) else (row,)
                 yield _Record(file, name, n, row, *place, *own)
         except Exception as e: # whatever a library raises at damage
-            known = isinstance(e, SourceError)
-            fault = e if known else SourceError(f'the file cannot be read on ({e}); fetch it again')
-            yield _Record(file, name, n+1, fault, *place)
+            if not isinstance(e, SourceError): e = SourceError(f'cannot be read on ({e}); fetch it again')
+            yield _Record(file, name, n+1, e, *place)
 
 # %% ../../nbs/1_data/03_sources.ipynb #49fbffef
 SOURCES = {} # name of a format -> how its records are read and become clips
@@ -500,9 +497,9 @@ def _guess_kind(path): # the only format that the first record fits
     file = next(iter(_files_of(path, (*_TABLES, '.tar'))))
     if file.name.lower().endswith('.tar'): return 'tars'
     first = next(_records(file), None)
-    if first is None: raise SourceError('it is empty; give a file with records', str(file))
-    if isinstance(first.row, SourceError): raise SourceError(first.row.why, f'{file}: record 1')
-    names = {k for k,v in first.row.items() if v not in (None, '', [])}
+    row = first.row if first else SourceError('it is empty; give a file with records')
+    if isinstance(row, SourceError): raise SourceError(row.why, str(file))
+    names = {k for k,v in row.items() if v not in (None, '', [])}
     fits = [k for k,s in SOURCES.items() if s.fits(names)]
     if len(fits)==1: return fits[0]
     raise SourceError(f"its fields {', '.join(sorted(names))} fit {' and '.join(fits) or 'no format'}; "
