@@ -233,6 +233,7 @@ def _fingerprint_of(tokenizer): # or none; one that lacks `<frame>` is an error 
 
 def _collect_notes(folder, count, failures, mark): # write the index of a finished folder -> totals
     total = Counter(clips=len(failures), samples=0, frames=0, tokens=0, bytes=0, seconds=0)
+    sources = Counter()
     def rows_of_shards():
         for i in range(count):
             note = json.loads((folder/f'{i:05d}.json').read_text())
@@ -241,10 +242,11 @@ def _collect_notes(folder, count, failures, mark): # write the index of a finish
             total.update({k:note[k] for k in ('clips','bytes','seconds')}, samples=len(rows),
                          tokens=sum(r['tokens'] for r in rows),
                          frames=sum(r['frames'] for r in rows if not r['chat']))
+            sources.update(r['source'] for r in rows)
             yield f'{i:05d}.tar', rows
     for name in ('build','index','report','failures'): _remove_leftovers(folder/name)
     write_index(folder, rows_of_shards(), tokenizer=mark)
-    return dict(total, seconds=round(total['seconds'], 1), shards=count)
+    return dict(total, seconds=round(total['seconds'], 1), shards=count, sources=dict(sources))
 
 # %% ../../nbs/1_data/05_build.ipynb #f8e24f42
 def build_shards(

@@ -134,7 +134,7 @@ def _check_ids(meta, V=None): # are token ids and loss mask possible? V is the s
     lists = isinstance(ids, list) and isinstance(mask, list) and len(ids)==len(mask)
     if not lists or any(m not in (0, 1) for m in mask) or any(
             type(i) is not int or not 0<=i<(V or i+1) for i in ids):
-        yield 'bad token ids', f'token_ids from 0 to {(V or 0)-1} with a loss_mask of 0 and 1 are expected'
+        yield 'bad token ids', 'not ids of the vocabulary and a loss_mask of 0 and 1, equally long'
 
 # %% ../../nbs/1_data/08_check.ipynb #96c09e98
 def _text_of(content): # of a turn, which may hold anything
@@ -249,7 +249,7 @@ def _check_rows(clip, rows, names, count=False): # do the index rows of a clip a
 
 # %% ../../nbs/1_data/08_check.ipynb #8f7e8b50
 def _rows_by_offset(rows): # first byte of a clip -> its rows of one tar, in the order of the chats
-    if rows is None or not len(rows): return {}
+    if rows is None: return {}
     rows = rows[np.lexsort((rows['chat'], rows['offset']))]
     offsets, first = np.unique(rows['offset'], return_index=True)
     return dict(zip(offsets.tolist(), np.split(rows, first[1:])))
@@ -310,7 +310,7 @@ def _repeats(lines): # (reason, clip, the earlier one it repeats) by name or by 
              'content in two splits':(content, alike & leaks), 'same content':(content, alike & ~leaks),
              'key of two sources':(key, renamed(key) & key_leaks)}
     for reason,(first,which) in cases.items():
-        for i in np.flatnonzero(which).tolist(): yield reason, i, int(first[i])
+        for i in np.flatnonzero(which): yield reason, i, first[i]
 
 def _odd_sizes(lines): # the usual (h, w), and which clips differ
     sizes = np.stack([lines['height'], lines['width']], 1)
@@ -332,13 +332,12 @@ def _compare(self:CheckReport, lines, paths, sources): # clips of all shards; na
     path, split = lambda i: paths[lines['shard'][i]], lambda i: list(SPLITS)[lines['split'][i]]
     key = lambda i: _stored_key(path(i), lines[i])
     def add(reason, i, detail): # the key and the detail are made only if the finding is kept
-        found = (key(i), detail()) if self.reasons[reason]<_KEEP else ('', '')
-        self.add(reason, path(i), *found, sources[lines['source'][i]], split(i))
+        found = (key(i), detail()) if self.reasons[reason]<_KEEP else ()
+        self.add(reason, path(i), *found, source=sources[lines['source'][i]], split=split(i))
     for reason,i,j in _repeats(lines):
         add(reason, i, lambda: f"in {split(i)}; '{key(j)}' is in {split(j)}, {_short(path(j))}")
     (h,w), odd = _odd_sizes(lines)
-    for i in odd:
-        add('frame size', i, lambda: f"{lines['height'][i]}×{lines['width'][i]}, and most are {h}×{w}")
+    for i in odd: add('frame size', i, lambda: f"{lines['height'][i]}×{lines['width'][i]}, not {h}×{w}")
 
 # %% ../../nbs/1_data/08_check.ipynb #2ba826ad
 def _tars_in(folder): # names; raises what is wrong
