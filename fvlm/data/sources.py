@@ -241,7 +241,6 @@ def _register(name, *args, **more): # decorator of a converter
         return convert
     return add
 
-# %% ../../nbs/1_data/03_sources.ipynb #840f145f
 def _group(media, folder): # name of what is shown
     content = lambda m: hashlib.blake2b(b''.join(m.get('frames') or [m['data']]), digest_size=12).hexdigest()
     return '|'.join(os.path.relpath(m['path'], folder) if 'path' in m else content(m) for m in media)
@@ -254,6 +253,7 @@ def _unique(key, counts): # the key, with a number behind it if it was used befo
     counts[hash(new)] = 1
     return new
 
+# %% ../../nbs/1_data/03_sources.ipynb #840f145f
 def _convert(self, records, bad): # records -> checked clips of one chat
     counts = {}
     for r in records:
@@ -270,7 +270,6 @@ def _convert(self, records, bad): # records -> checked clips of one chat
             key = _unique(r.key, counts)
             yield dict(clip, key=key, chats=[dict(c, key=key) for c in clip['chats']])
 
-# %% ../../nbs/1_data/03_sources.ipynb #e453eca2
 @patch
 def read(self:_Source, path, media=None, source=None, bad=None): # see `clips_from`
     clips = _convert(self, _records(path, media, source, self.ids, self.files, self.rows), bad)
