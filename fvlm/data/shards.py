@@ -20,7 +20,7 @@ from PIL import Image
 from ..config import write_atomic
 from .chat import ChatError, encode_chat, text_ids
 from .sampling import VideoError, load_clip
-from .sources import walk_tar
+from .sources import LIMITS, walk_tar
 
 # %% ../../nbs/1_data/04_shards.ipynb #f0ca24f6
 def clips_of(
@@ -160,13 +160,12 @@ def shown_in(meta:dict, frames:int)->list[dict]: # type and frames of each mediu
 
 # %% ../../nbs/1_data/04_shards.ipynb #813ffdd7
 MAX_CLIP, MAX_MEMBERS = 256_000_000, 4_096 # bytes and files of one clip
-_MAX_JSON = 8_000_000 # bytes of the JSON of one clip
 
 def safe_member(m:tarfile.TarInfo, where:str)->tuple[str,str]: # key and ending
     "The name of a member, if it is a plain file with a plain name; `where` is for the error."
     if not m.isreg() or m.issparse(): why = 'is a link, a device or a sparse file; shards hold plain files'
     elif m.name.startswith('/') or '..' in m.name.split('/'): why = 'leads out of the shard; rename it'
-    elif m.size>(_MAX_JSON if m.name.endswith('.json') else MAX_CLIP): why = f'has {m.size:,} bytes, too many'
+    elif m.size>(LIMITS['json'] if m.name.endswith('.json') else MAX_CLIP): why = f'has {m.size:,} bytes'
     else:
         head, slash, name = m.name.rpartition('/')
         key, _, ending = name.partition('.')
