@@ -68,7 +68,7 @@ class Size:
     legs:tuple=((1,0),(2,1),(4,2),(1,6)) # processes and data processes of a run that changes them
     places:int=5 # where a run is asked to stop
     falls:int=4 # ways in which a process is lost
-    long_video:int=300 # updates of a run with some poison in it
+    long:int=300 # updates of a run with some poison in it
     poisons:int=3 # poisoned updates
     batch:int=16 # its samples per update; in few tokens, one hard answer is a spike
     clips:int=2400 # videos that it reads
@@ -504,7 +504,7 @@ def interrupted_saves(
             old = digest()
             code = run_fork(interrupted_save, home/'now', run, step, at, act, log_file)
             yield dict(code=code, said=log_file.read_text().rpartition('\n')[2], same=digest()==old,
-                recovers=recovers(home/'now', run, (1,2)))
+                sound=recovers(home/'now', run, (1,2)))
 
 def kill_saves(world, home, every): # runs in a child process
     results = list(interrupted_saves(world, home, kill_self, (2,1), every))
