@@ -345,7 +345,8 @@ def build_options(parser:ArgumentParser)->None:
     add, whole = parser.add_argument, number_option()
     add('annotations', help='a table (csv, tsv, json, jsonl, parquet), tar or folder')
     add('out', help='folder of the shards; new, or one that this command has begun')
-    add('--kind', choices=('auto',*SOURCES), default='auto', metavar='KIND', help='see fvlm data sources')
+    add('--kind', choices=('auto',*SOURCES), default='auto', metavar='KIND',
+        help='format of the annotations; see fvlm data sources')
     add('--media', metavar='DIR', help='folder of the videos and images (default: that of the annotations)')
     add('--source', metavar='NAME', help='name of the data set (default: the kind)')
     frames = parser.add_mutually_exclusive_group()
