@@ -17,9 +17,9 @@ UNSEEN = 1 # seed of scenes that no training run draws
 @torch.no_grad()
 def unseen_looks(
     model, # `FoveatedVLM`
-    tokenizer, # its tokenizer
+    tokenizer,
     task:str='lookup', # key of `TASKS`
-    scenes:int=16, # how many, from number 0
+    scenes:int=16,
 )->pd.DataFrame: # a line per scene: question, target (T cells), correct, and the `Looks` static and dynamic
     "Static and dynamic looks at the same unseen videos, question first."
     rows, end = [], special_id(tokenizer, END)
@@ -52,11 +52,10 @@ def look_table(
 _COLOURS = dict(coarse='#E69F00', fine='#0072B2')
 
 def figure_entropy(tables:dict)->plt.Figure: # task -> `look_table`
-    "Entropy of static and dynamic looks by layer, and their share on the thing asked for."
-    panels = []
-    for task,t in tables.items():
-        panels.append((f'{task}: entropy, nats', t, 'entropy', t['uniform'][0]))
-        panels.append((f'{task}: share on it', t, 'share', 1/World().cells**2))
+    "Entropy of looks by layer, and their share on the thing asked for."
+    panels = [panel for task,t in tables.items() for panel in (
+        (f'{task}: entropy, nats', t, 'entropy', t['uniform'][0]),
+        (f'{task}: share on it', t, 'share', 1/World().cells**2))]
     fig, axs = plt.subplots(1, len(panels), figsize=(7.6,2.5), layout='constrained')
     for ax,(title,table,column,even) in zip(axs, panels):
         sns.lineplot(table, x='layer', y=column, hue='mode', palette=_COLOURS, errorbar=('pi',80),
@@ -64,10 +63,9 @@ def figure_entropy(tables:dict)->plt.Figure: # task -> `look_table`
         ax.axhline(even, color='#777777', ls='--', lw=1)
         ax.set_title(title, fontsize=9)
         ax.set(ylabel='', ylim=(0,None), xticks=table['layer'].unique())
-    names = dict(coarse='static look', fine='dynamic look')
-    keys = [plt.Line2D([], [], color=_COLOURS[m], label=n) for m,n in names.items()]
-    keys.append(plt.Line2D([], [], color='#777777', ls='--', lw=1, label='an evenly spread look'))
-    fig.legend(handles=keys, loc='outside upper left', ncols=3, fontsize=8, frameon=False)
+    lines = axs[0].lines # in the order of the modes in the table; the even look is the last
+    fig.legend(lines, ['static look', 'dynamic look', 'an evenly spread look'], loc='outside upper left',
+        ncols=3, fontsize=8, frameon=False)
     plt.close(fig)
     return fig
 
@@ -80,10 +78,10 @@ answers correctly; of these, the one with the largest difference. Means over all
 def clearest_example(
     found:pd.DataFrame, # from `unseen_looks`
 )->tuple: # figure, the static look above the dynamic one; caption, the rule and the shares of all candidates
-    "The video in which the dynamic look differs most from the static one, among correct answers."
+    "The correctly answered video in which the dynamic look differs most from the static one."
     right = found[found['correct']] if found['correct'].any() else found
     # video × mode (coarse, fine) × layer
-    shares = look_table(right).pivot_table(index='video', columns=['mode','layer'], values='share')
+    shares = look_table(right).pivot(index='video', columns=['mode','layer'], values='share')
     layer = shares['fine'].mean().idxmax()
     shares = shares.xs(layer, axis=1, level='layer')
     best = (shares['fine']-shares['coarse']).idxmax()
@@ -91,5 +89,5 @@ def clearest_example(
     caption = _RULE.replace('\n', ' ').format(*shares.loc[best], *shares.mean(), question=r.question,
         layer=layer, even=1/World().cells**2, scenes=len(found), n=len(right))
     if not found['correct'].any(): caption += ' No answer was correct: the scene is picked among all.'
-    names = ['static query', 'query from the question']
-    return show_looks([r.static, r.dynamic], [r.target]*2, names=names, layer=layer), caption
+    return show_looks([r.static, r.dynamic], [r.target]*2, layer=layer,
+        names=['static query', 'query from the question']), caption
