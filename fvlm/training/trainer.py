@@ -148,11 +148,15 @@ def _peak_memory(device): # GB so far; on a CPU of the whole process
     if device.startswith('cuda'): return torch.cuda.max_memory_allocated(device)/1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1e6
 
-def _mean_row(sums, batch_size): # nats per token, seconds, share of the time spent waiting
+_WARM_UP = 10 # updates
+
+def _mean_row(sums, batch_size): # nats per token, seconds, share of time waiting; ratio is fine/coarse loss
     tokens, seconds, updates = max(sums['tokens'], 1), sums['seconds'], sums['updates']
     row = dict(loss=sums['loss']/tokens, tokens=int(sums['tokens']), waited=sums['waited']/seconds,
-        seconds_per_step=seconds/updates, samples_per_second=updates*batch_size/seconds)
-    return row | (dict(coarse_loss=sums['coarse']/tokens) if sums['coarse'] else {})
+        seconds_per_step=seconds/updates, samples_per_second=updates*batch_size/seconds,
+        tokens_per_second=sums['tokens']/seconds)
+    if not sums['coarse']: return row
+    return row | dict(coarse_loss=sums['coarse']/tokens, ratio=sums['loss']/sums['coarse'])
 
 # %% ../../nbs/4_training/06_trainer.ipynb #bfe7764c
 @dataclass
@@ -167,8 +171,9 @@ class Run:
     plan:Plan # their order
     batches:Batches # reads samples by number
     step:int=0 # updates made
-    state:dict=field(default_factory=lambda: dict(seconds=0., refused=0, redone=0)) # saved
+    state:dict=field(default_factory=lambda: dict(seconds=0., refused=0, redone=0, timed=[0, 0., 0])) # saved
     refused_in_a_row:int=0 # updates
+    updates_here:int=0 # updates since this start
     spike_guard:SpikeGuard=None # the recent updates
     counter:SampleCounter=None # what this process has read
     full:tuple=() # if sharded: unsharded model and optimizer on rank 0, (None, None) elsewhere
@@ -405,9 +410,11 @@ def finish(self:Run, tracker)->dict: # content of summary.json; None on other ra
     self.procs.on_rank_0(write, 'the model')
     read = self.read_counts()
     kept = {k:self.state[k] for k in ('seconds','refused','redone','best','memory','plan') if k in self.state}
-    samples = int(read.samples.sum())
-    return tracker.finish(steps=self.step, samples=samples, tokens=int(read.learned.sum()),
-        **kept, samples_per_second=samples/kept['seconds'], peak_memory=_peak_memory(self.procs.device),
+    updates, seconds, tokens = self.state['timed']
+    pace = dict(samples_per_second=updates*self.cfg.train.batch_size/seconds,
+        tokens_per_second=tokens/seconds) if updates else {}
+    return tracker.finish(steps=self.step, samples=int(read.samples.sum()), tokens=int(read.learned.sum()),
+        **kept, **pace, peak_memory=_peak_memory(self.procs.device),
         epochs=self.plan.epoch(self.step), read=read.to_dict('index'), eval=self.state.get('eval', {}))
 
 # %% ../../nbs/4_training/06_trainer.ipynb #0e887ff0
@@ -428,6 +435,10 @@ def train_step(self:Run, updates, sums, tracker, dtype)->float|None: # the loss,
     self.count_update(why)
     seconds = time.perf_counter()-start
     self.state['seconds'] += seconds
+    self.updates_here += 1
+    if self.updates_here>_WARM_UP: # the first updates after a start do not count for the pace
+        more = 1, seconds, int(one['tokens'])
+        self.state['timed'] = [a+b for a,b in zip(self.state['timed'], more)]
     sums.update(one, seconds=seconds, waited=waited, updates=1)
     if row_due: return self.log(tracker, sums, grad_norm=norm, grad_norms=norms, lr=rates)
 
