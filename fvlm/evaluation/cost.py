@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'architecture', 'meta_model', 'count_parameters', 'SampleSize', 'CostModel', 'part_flops', 'sample_flops',
-           'answer_flops', 'LiveBytes', 'training_memory', 'cache_bytes', 'MeanSamples', 'mean_samples', 'cost_sheet',
-           'sheet_text', 'cost_options', 'run_cost']
+           'LiveBytes', 'training_memory', 'cache_bytes', 'MeanSamples', 'mean_samples', 'cost_sheet', 'sheet_text',
+           'cost_options', 'run_cost']
 
 # %% ../../nbs/5_evaluation/04_cost.ipynb #be8edbef
 import json, math, weakref
@@ -18,30 +18,30 @@ from functools import lru_cache
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
+from transformers import AutoConfig, AutoTokenizer
 from ..config import Config, ConfigError, load_config
 from ..data.build import number_option
 from ..data.chat import IGNORE, prepare_tokenizer
 from ..data.shards import ShardError, Shards
 from ..model.encoder import n_prefix, vit_layers
-from ..model.foveated import MODES, FoveatedConfig, FoveatedVLM, checkpoint_folder
+from ..model.foveated import FoveatedConfig, FoveatedVLM, checkpoint_folder
 from ..training.optim import GROUPS, freeze, group_of
 
 # %% ../../nbs/5_evaluation/04_cost.ipynb #db093e84
-def _layers(D, L, heads): return dict(hidden_size=D, num_hidden_layers=L, num_attention_heads=heads)
-_V2 = dict(model_type='dinov2', image_size=518, patch_size=14)
-_V3 = dict(model_type='dinov3_vit', image_size=224, patch_size=16, num_register_tokens=4)
-_LM = dict(model_type='llama', vocab_size=49152, tie_word_embeddings=True, max_position_embeddings=8192)
+def _family(name, sizes, **common): # all sizes of a family of backbones
+    columns = ('hidden_size', 'num_hidden_layers', 'num_attention_heads', 'intermediate_size',
+        'num_key_value_heads')
+    return {name.format(n):common|dict(zip(columns, size)) for n,size in sizes.items()}
 
-_BACKBONES = {
-    'facebook/dinov2-small':_V2|_layers(384, 12, 6),
-    'facebook/dinov2-base':_V2|_layers(768, 12, 12),
-    'facebook/dinov2-large':_V2|_layers(1024, 24, 16),
-    'facebook/dinov3-vits16-pretrain-lvd1689m':_V3|_layers(384, 12, 6)|dict(intermediate_size=1536),
-    'facebook/dinov3-vitb16-pretrain-lvd1689m':_V3|_layers(768, 12, 12)|dict(intermediate_size=3072),
-    'HuggingFaceTB/SmolLM2-135M':_LM|_layers(576, 30, 9)|dict(num_key_value_heads=3, intermediate_size=1536),
-    'HuggingFaceTB/SmolLM2-360M':_LM|_layers(960, 32, 15)|dict(num_key_value_heads=5, intermediate_size=2560),
-    'HuggingFaceTB/SmolLM2-1.7B':_LM|_layers(2048, 24, 32)|dict(num_key_value_heads=32, intermediate_size=8192)}
+_BACKBONES = (
+    _family('facebook/dinov2-{}', dict(small=(384, 12, 6), base=(768, 12, 12), large=(1024, 24, 16)),
+        model_type='dinov2', image_size=518, patch_size=14)
+    | _family('facebook/dinov3-{}-pretrain-lvd1689m',
+        dict(vits16=(384, 12, 6, 1536), vitb16=(768, 12, 12, 3072)),
+        model_type='dinov3_vit', image_size=224, patch_size=16, num_register_tokens=4)
+    | _family('HuggingFaceTB/SmolLM2-{}',
+        {'135M':(576, 30, 9, 1536, 3), '360M':(960, 32, 15, 2560, 5), '1.7B':(2048, 24, 32, 8192, 32)},
+        model_type='llama', vocab_size=49152, tie_word_embeddings=True, max_position_embeddings=8192))
 
 def _published(name): return _BACKBONES.get(name.removesuffix('-Instruct'))
 
@@ -62,9 +62,7 @@ def _with_placeholder(text, name): # the LLM's shape after `<frame>` was added
     if prepare_tokenizer(tokenizer)>=text.vocab_size: text.vocab_size = len(tokenizer)
     return text
 
-def architecture(
-    cfg:Config, # of a run
-)->FoveatedConfig: # of its model
+def architecture(cfg:Config)->FoveatedConfig:
     "The model that a run would train: from `model.init` where that exists, else from the two backbones."
     m = cfg.model
     try: saved = FoveatedConfig.from_pretrained(checkpoint_folder(m.init)) if m.init else None
@@ -79,9 +77,7 @@ def architecture(
 def _on_meta(arch_json):
     with torch.device('meta'): return FoveatedVLM(FoveatedConfig.from_dict(json.loads(arch_json)))
 
-def meta_model(
-    arch:FoveatedConfig,
-)->FoveatedVLM: # on the meta device; shared, not to be changed
+def meta_model(arch:FoveatedConfig)->FoveatedVLM: # on the meta device; shared, not to be changed
     "The real model without its weights."
     return _on_meta(arch.to_json_string(use_diff=False))
 
@@ -185,23 +181,15 @@ def _head(m, n, below):
 # %% ../../nbs/5_evaluation/04_cost.ipynb #fed5969b
 PARTS = ('encoder', 'looks', 'coarse', 'fine', 'head')
 
-def _coarse_rows(m, s, total): # how far the coarse pass runs
-    return total if m.arch.lambda_coarse>0 else max(s.before+s.frames-1, 1)
-
-def _mode_flops(m, s, mode, refinements): # part -> FLOPs, of a sample with frames
+def _mode_flops(m, s, refinements): # part -> FLOPs, of a sample with frames
     total, below = s.tokens+s.frames*m.arch.tokens_per_frame, m.static_grad or m.connector
-    if mode=='coarse':
+    if m.arch.mode=='coarse':
         return dict(looks=_static_tokens(m, s.U), coarse=_language(m, total, total, below),
             head=_head(m, s.answers, below))
     query_grad = below or m.language
     around = _make_queries(m, s.frames, query_grad)+_make_tokens(m, s.frames, query_grad)
     head = _head(m, s.answers, query_grad)
-    if mode=='autoregressive':
-        steps = (_language(m, s.before, s.before, below)+_language(m, s.frames-1, s.before+s.frames/2, below)
-                 +_language(m, s.tokens-s.before+1, total, below))
-        each = s.U*s.frames # every step looks into all distinct frames
-        return dict(looks=around+_look(m, each, each, True), fine=steps, head=head)
-    rows = _coarse_rows(m, s, total)
+    rows = total if m.arch.lambda_coarse>0 else max(s.before+s.frames-1, 1) # of the coarse pass
     looks = around+_look(m, s.U, s.frames, query_grad)
     return dict(looks=_static_tokens(m, s.U)+refinements*looks,
         coarse=refinements*_language(m, rows, rows, below), fine=_language(m, total, total, query_grad),
@@ -209,16 +197,15 @@ def _mode_flops(m, s, mode, refinements): # part -> FLOPs, of a sample with fram
 
 # %% ../../nbs/5_evaluation/04_cost.ipynb #713b5eda
 def part_flops(
-    m:CostModel, # the model and what of it trains
-    s:SampleSize, # the sample
-    mode:str=None, # coarse, fine or autoregressive; default: the mode of training
+    m:CostModel,
+    s:SampleSize,
     refinements:float=1., # of the fine pass
 )->dict: # part -> array of FLOPs, forward and backward
     "Where the FLOPs of a sample go; a part that is not needed costs nothing."
     parts = dict.fromkeys(PARTS, np.zeros(2))
     if not s.frames:
         return parts|dict(fine=_language(m, s.tokens, s.tokens, False), head=_head(m, s.answers, False))
-    return parts|dict(encoder=_encode(m, s.U))|_mode_flops(m, s, mode or m.arch.mode, refinements)
+    return parts|dict(encoder=_encode(m, s.U))|_mode_flops(m, s, refinements)
 
 # %% ../../nbs/5_evaluation/04_cost.ipynb #07398d5e
 def sample_flops(
@@ -247,30 +234,13 @@ def _size_batch(arch, s, B, size, pixels_in=nullcontext()): # B samples, of size
     return dict(input_ids=ids, labels=labels, pixel_values_videos=pixels, coarse_length=before+T-1,
         frame_index=torch.arange(T)%U+U*torch.arange(B)[:,None])
 
-# %% ../../nbs/5_evaluation/04_cost.ipynb #89347521
-def answer_flops(
-    m:CostModel, # the model
-    s:SampleSize, # the prompt
-    new:int, # tokens of the answer
-    mode:str=None, # coarse, fine or autoregressive; default: the mode of training
-)->dict: # part -> FLOPs; `decode` is the answer
-    "What it costs to answer."
-    parts = {k:v[0] for k,v in part_flops(m, replace(s, answers=1), mode).items()}
-    if s.frames and m.arch.lambda_coarse>0 and (mode or m.arch.mode)=='fine': # there is no coarse loss here
-        rows = max(s.before+s.frames-1, 1)
-        parts |= dict(coarse=_language(m, rows, rows, False)[0], head=parts['head']/2)
-    middle = s.tokens+s.frames*m.arch.tokens_per_frame+new/2 # keys of a new token, on average
-    return parts|dict(decode=(_language(m, new-1, middle, False)+_head(m, new-1, False))[0])
-
 # %% ../../nbs/5_evaluation/04_cost.ipynb #8a533138
 class LiveBytes(TorchDispatchMode):
     "Bytes of the storages made inside the block: those alive now, and the most there were."
-    def __init__(self,
-        existing=(), # tensors from before, in any nesting: not counted
-    ):
+    def __init__(self):
         super().__init__()
         self.now = self.peak = 0
-        self.known = {t.untyped_storage()._cdata for t in tree_leaves(existing) if torch.is_tensor(t)}
+        self.known = set()
 
     def _freed(self, key, size):
         self.now -= size
@@ -289,8 +259,8 @@ class LiveBytes(TorchDispatchMode):
 
 # %% ../../nbs/5_evaluation/04_cost.ipynb #a7b78ca2
 def training_memory(
-    m:CostModel, # the model and what of it trains
-    s:SampleSize, # the sample
+    m:CostModel,
+    s:SampleSize,
     batch:int=1, # samples in a micro-batch
     refinements:float=1., # of the fine pass
     bf16:bool=False, # computed under autocast
@@ -298,23 +268,22 @@ def training_memory(
 )->dict: # part -> bytes
     "What training holds in memory at its peak."
     with torch.device('meta'): model = FoveatedVLM(m.arch).train()
-    with (fake:=FakeTensorMode(allow_non_fake_inputs=True)): model.to_empty(device='cpu').tie_weights()
-    freeze(model, m.frozen)
     if gradient_checkpointing: model.activation_checkpointing_enable()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    for p in trained: p.grad = torch.empty_like(p)
-    inputs = _size_batch(m.arch, s, batch, m.size, fake)
-    live = LiveBytes([*model.parameters(), *model.buffers(), [p.grad for p in trained], inputs])
-    with live:
+    with LiveBytes() as live:
+        with (fake:=FakeTensorMode(allow_non_fake_inputs=True)): model.to_empty(device='cpu').tie_weights()
+        freeze(model, m.frozen)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        for p in trained: p.grad = torch.empty_like(p)
+        inputs = _size_batch(m.arch, s, batch, m.size, fake)
         with torch.autocast('cpu', torch.bfloat16, enabled=bf16):
             loss = model(**inputs, n_refinements=math.ceil(refinements)).loss
         loss.backward()
     size, trains = (sum(p.numel() for p in ps) for ps in (model.parameters(), trained))
-    return dict(weights=4*size, gradients=4*trains, AdamW=8*trains, activations=live.peak)
+    return dict(weights=4*size, gradients=4*trains, AdamW=8*trains, activations=live.peak-4*(size+trains))
 
 # %% ../../nbs/5_evaluation/04_cost.ipynb #870103ec
 def cache_bytes(
-    m:CostModel, # the model
+    m:CostModel,
     width:int=2, # bytes of a number
 )->dict: # bytes of the keys and values of one frame, and of one token
     "What is kept while a video is talked about."
@@ -332,9 +301,10 @@ class MeanSamples:
 
 def _from_shards(cfg): # mean T, U, S with frames, S without, share of text; None if there are no shards
     d = cfg.data
-    try: shards = Shards(d.shards, 'train', d.tasks, d.max_samples) if '://' not in (d.shards or '://') else None
+    if '://' in (d.shards or '://'): return None # none, or not at hand
+    try: shards = Shards(d.shards, 'train', d.tasks, d.max_samples)
     except ShardError: return None
-    if shards is None or not (U:=shards.column('frames').astype(int)).any(): return None
+    if not (U:=shards.column('frames').astype(int)).any(): return None
     T, R = U+shards.column('images').astype(int)*(d.image_frames-1), cfg.model.tokens_per_frame
     S = shards.lengths(R, d.image_frames, d.max_tokens)-T*R
     def mean(x): return float(x.mean()) if len(x) and shards.tokenizer else min(256., d.max_tokens)
@@ -381,15 +351,13 @@ def cost_sheet(
     video, text = (part_flops(m, x, refinements=refinements) for x in (s, r.text))
     update = {k:(t.batch_size*((1-r.text_share)*video[k]+r.text_share*text[k])).tolist() for k in PARTS}
     samples, one = t.steps*t.batch_size, sum(map(sum, update.values()))/t.batch_size
-    modes = MODES[:3 if m.queries and arch.mode=='fine' else 1] if s.frames else ()
-    prompt = replace(s, tokens=s.tokens-s.answers)
     sheet = dict(name=cfg.name, vision=c.vision, language=c.language, pooler=arch.pooler, mode=arch.mode,
-        frozen=list(c.frozen), source=r.source, share_text=r.text_share, sample=asdict(replace(s, distinct=s.U)),
+        frozen=list(c.frozen), source=r.source, share_text=r.text_share,
+        sample=asdict(replace(s, distinct=s.U)),
         parameters=count_parameters(arch, m.frozen), update=update, batch=t.batch_size, sample_flops=one,
         run=dict(updates=t.steps, samples=samples, flops=samples*one),
         micro=micro, precision='bf16' if bf16 else 'fp32', checkpointing=t.checkpointing,
-        memory=training_memory(m, s, micro, refinements, bf16, t.checkpointing), cache=cache_bytes(m),
-        answer={k:float(sum(answer_flops(m, prompt, 32, k).values())) for k in modes})
+        memory=training_memory(m, s, micro, refinements, bf16, t.checkpointing), cache=cache_bytes(m))
     if budget:
         sheet['budget'] = dict(flops=float(budget), samples=int(budget//one),
             updates=int(budget//(one*t.batch_size)))
@@ -405,18 +373,16 @@ def _columns(rows): # aligned lines
     return ['  '+'  '.join([row[0].ljust(wide[0]), *map(str.rjust, row[1:], wide[1:])]) for row in rows]
 
 # %% ../../nbs/5_evaluation/04_cost.ipynb #f40558b4
-def sheet_text(
-    sheet:dict, # from `cost_sheet`
-)->str: # several lines
+def sheet_text(sheet:dict)->str: # from `cost_sheet`
     "A sheet for people."
     s, run, update = sheet['sample'], sheet['run'], sum(map(sum, sheet['update'].values()))
     frozen = f", frozen: {', '.join(sheet['frozen'])}" if sheet['frozen'] else ''
-    kind = 'mean' if 'means' in sheet['source'] else 'typical'
     how = sheet['precision']+', checkpointing'*sheet['checkpointing']
     lines = [f"{sheet['name']}: {sheet['vision']} and {sheet['language']}, pooler {sheet['pooler']}, "
              f"trained {sheet['mode']}{frozen}",
-        f"a {kind} sample: {s['frames']:.3g} frames ({s['distinct']:.3g} distinct), {s['tokens']:.4g} text "
-        f"tokens, {s['answers']:.4g} supervised; {sheet['share_text']:.0%} of the samples are text alone",
+        f"a sample ({sheet['source']}): {s['frames']:.3g} frames ({s['distinct']:.3g} distinct), "
+        f"{s['tokens']:.4g} text tokens, {s['answers']:.4g} supervised; "
+        f"{sheet['share_text']:.0%} of the samples are text alone",
         'parameters', *_columns([('','in all','train')]
             +[(g, f'{a:,}', f'{b:,}') for g,(a,b) in sheet['parameters'].items()]),
         f"an update of {sheet['batch']} samples: {_many(update, 'FLOPs')}",
@@ -427,8 +393,6 @@ def sheet_text(
         f"the run: {run['updates']:,} updates, {run['samples']:,} samples, {run['flops']:.3g} FLOPs"]
     if b:=sheet.get('budget'):
         lines.append(f"for {b['flops']:.3g} FLOPs: {b['samples']:,} samples, {b['updates']:,} updates")
-    if answers:=', '.join(f'{k} {_many(v, "FLOPs")}' for k,v in sheet['answer'].items()):
-        lines.append(f'an answer of 32 tokens: {answers}')
     frame, token = (_many(n, 'B') for n in sheet['cache'].values())
     return '\n'.join([*lines, f'keys and values at inference: {frame} for a frame, {token} for a token'])
 
@@ -436,9 +400,7 @@ def sheet_text(
 _SIZE_HELP = dict(frames='frames shown in a sample', distinct='distinct frames among them',
     tokens='text tokens', answers='supervised tokens', before='text tokens before the frames')
 
-def cost_options(
-    parser:ArgumentParser, # gets the options
-)->None:
+def cost_options(parser:ArgumentParser)->None:
     "The options of `fvlm cost`."
     add, amount = parser.add_argument, number_option(float, 0)
     add('config', metavar='CONFIG', help='a YAML file, such as configs/stage1.yaml')
@@ -449,9 +411,7 @@ def cost_options(
             help=f'{what} (default: from the shards if they are here, else typical)')
     add('--json', action='store_true', help='print one JSON object')
 
-def run_cost(
-    o:Namespace, # the parsed options
-)->int: # exit code
+def run_cost(o:Namespace)->int: # exit code
     "Print what a configuration costs."
     sizes = {k:getattr(o, k) for k in _SIZE_HELP}
     sheet = cost_sheet(load_config(o.config, o.overrides), o.budget, **sizes)
