@@ -28,7 +28,7 @@ from ..model.foveated import FoveatedConfig, FoveatedVLM, checkpoint_folder
 from ..training.optim import GROUPS, freeze, group_of
 
 # %% ../../nbs/5_evaluation/04_cost.ipynb #db093e84
-def _family(name, sizes, **common): # all sizes of a family of backbones
+def _family(name, sizes, **common):
     columns = ('hidden_size', 'num_hidden_layers', 'num_attention_heads', 'intermediate_size',
         'num_key_value_heads')
     return {name.format(n):common|dict(zip(columns, size)) for n,size in sizes.items()}
@@ -45,7 +45,7 @@ _BACKBONES = (
 
 def _published(name): return _BACKBONES.get(name.removesuffix('-Instruct'))
 
-def _backbone_config(name): # of a ViT or an LLM
+def _backbone_config(name):
     if shape:=_published(name): return AutoConfig.for_model(**shape)
     try: return AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as e:
@@ -113,7 +113,7 @@ def _matrix_weights(module): # weights of its linear layers: multiply-adds of on
 class CostModel:
     "The sizes of a model that its costs depend on, and which gradients flow."
     def __init__(self,
-        arch:FoveatedConfig, # the model
+        arch:FoveatedConfig,
         frozen:tuple=(), # of connector, vision, language
         frame_size:int=0, # side of a frame in pixels; 0: the ViT's own
     ):
@@ -195,13 +195,12 @@ def _mode_flops(m, s, refinements): # part -> FLOPs, of a sample with frames
         coarse=refinements*_language(m, rows, rows, below), fine=_language(m, total, total, query_grad),
         head=(1+(m.arch.lambda_coarse>0))*head)
 
-# %% ../../nbs/5_evaluation/04_cost.ipynb #713b5eda
 def part_flops(
     m:CostModel,
     s:SampleSize,
     refinements:float=1., # of the fine pass
 )->dict: # part -> array of FLOPs, forward and backward
-    "Where the FLOPs of a sample go; a part that is not needed costs nothing."
+    "Where the FLOPs of a sample go."
     parts = dict.fromkeys(PARTS, np.zeros(2))
     if not s.frames:
         return parts|dict(fine=_language(m, s.tokens, s.tokens, False), head=_head(m, s.answers, False))
@@ -209,12 +208,12 @@ def part_flops(
 
 # %% ../../nbs/5_evaluation/04_cost.ipynb #07398d5e
 def sample_flops(
-    cfg:Config, # of a run
-    frames:float, # T, places that show a frame
-    tokens:float, # S, of text
-    answers:float, # A, supervised
-    distinct_frames:float=None, # U; None: they all differ
-    before:float=0., # text tokens that stand before the frames
+    cfg:Config,
+    frames:float, # this and the other sizes: see `SampleSize`
+    tokens:float,
+    answers:float,
+    distinct_frames:float=None,
+    before:float=0.,
 )->float: # FLOPs, forward and backward
     "What training on one sample costs."
     m = CostModel(architecture(cfg), cfg.model.frozen, cfg.data.frame_size)
@@ -264,7 +263,7 @@ def training_memory(
     batch:int=1, # samples in a micro-batch
     refinements:float=1., # of the fine pass
     bf16:bool=False, # computed under autocast
-    gradient_checkpointing:bool=False, # layers are computed again in the backward pass
+    gradient_checkpointing:bool=False,
 )->dict: # part -> bytes
     "What training holds in memory at its peak."
     with torch.device('meta'): model = FoveatedVLM(m.arch).train()
@@ -301,7 +300,7 @@ class MeanSamples:
 
 def _from_shards(cfg): # mean T, U, S with frames, S without, share of text; None if there are no shards
     d = cfg.data
-    if '://' in (d.shards or '://'): return None # none, or not at hand
+    if '://' in (d.shards or '://'): return None
     try: shards = Shards(d.shards, 'train', d.tasks, d.max_samples)
     except ShardError: return None
     if not (U:=shards.column('frames').astype(int)).any(): return None
@@ -313,7 +312,7 @@ def _from_shards(cfg): # mean T, U, S with frames, S without, share of text; Non
 
 # %% ../../nbs/5_evaluation/04_cost.ipynb #9af2b5c0
 def mean_samples(
-    cfg:Config, # of a run
+    cfg:Config,
     **given, # frames, distinct, tokens, answers, before: sizes of a sample with frames; None: not given
 )->MeanSamples: # samples with and without frames
     "What a run reads, on average."
@@ -330,17 +329,25 @@ def mean_samples(
     video, text = SampleSize(float(T), S, A, U, min(before, S)), SampleSize(0., S_text, supervised(S_text))
     return MeanSamples(video, text, float(share), 'means of the shards' if found else 'typical')
 
-# %% ../../nbs/5_evaluation/04_cost.ipynb #5e7a59ee
-def _micro_batch(cfg, s): # samples in a micro-batch
+# %% ../../nbs/5_evaluation/04_cost.ipynb #50da237d
+def _micro_batch(cfg, s): # samples
     t, tokens = cfg.train, s.tokens+s.frames*cfg.model.tokens_per_frame
     limits = [t.micro_batch or t.batch_size, t.batch_size]
     if t.token_budget: limits.append(t.token_budget/tokens)
     if t.frame_budget and s.U: limits.append(t.frame_budget/s.U)
     return max(int(min(limits)), 1)
 
+def _many(n, unit=''): # 1234567 -> 1.23 M
+    step = min(max(int(np.log10(max(abs(n), 1))//3), 0), 6)
+    return f"{n/1000**step:.3g} {' kMGTPE'[step].strip()}{unit}".strip()
+
+def _columns(rows): # aligned lines
+    wide = [max(map(len, column)) for column in zip(*rows)]
+    return ['  '+'  '.join([row[0].ljust(wide[0]), *map(str.rjust, row[1:], wide[1:])]) for row in rows]
+
 # %% ../../nbs/5_evaluation/04_cost.ipynb #66976788
 def cost_sheet(
-    cfg:Config, # of a run
+    cfg:Config,
     budget:float=None, # FLOPs; None: only the run's own
     **given, # sizes of a sample, as for `mean_samples`
 )->dict: # plain numbers, fit for JSON
@@ -362,15 +369,6 @@ def cost_sheet(
         sheet['budget'] = dict(flops=float(budget), samples=int(budget//one),
             updates=int(budget//(one*t.batch_size)))
     return sheet
-
-# %% ../../nbs/5_evaluation/04_cost.ipynb #50da237d
-def _many(n, unit=''): # 1234567 -> 1.23 M
-    step = min(max(int(np.log10(max(abs(n), 1))//3), 0), 6)
-    return f"{n/1000**step:.3g} {' kMGTPE'[step].strip()}{unit}".strip()
-
-def _columns(rows): # aligned lines
-    wide = [max(map(len, column)) for column in zip(*rows)]
-    return ['  '+'  '.join([row[0].ljust(wide[0]), *map(str.rjust, row[1:], wide[1:])]) for row in rows]
 
 # %% ../../nbs/5_evaluation/04_cost.ipynb #f40558b4
 def sheet_text(sheet:dict)->str: # from `cost_sheet`
