@@ -107,7 +107,7 @@ class SampleSize:
     def U(self): return self.frames if self.distinct is None else self.distinct
 
 # %% ../../nbs/5_evaluation/04_cost.ipynb #58aecaf9
-def _matrix_weights(module): # weights of its linear layers: multiply-adds of one row
+def _matrix_weights(module): # of linear layers: multiply-adds of a row
     return sum(m.weight.numel() for m in module.modules() if isinstance(m, torch.nn.Linear))
 
 class CostModel:
