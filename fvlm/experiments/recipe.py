@@ -297,9 +297,10 @@ def _stage_cost(r, cfg): # samples, measured or not; flops and hours where the m
 # %% ../../nbs/6_experiments/06_recipe.ipynb #e72a658c
 def _frame_bytes(r, size): # of one frame of this size in pixels: measured, or assumed
     total = np.zeros(2)
-    for folder in (r.shard_folder/n for n in _data_sets(r)):
-        if not all((folder/f).is_file() for f in ('build.json', 'report.json')): continue
-        spec, report = (json.loads((folder/f).read_text()) for f in ('build.json', 'report.json'))
+    for n in _data_sets(r):
+        files = [r.shard_folder/n/f for f in ('build.json', 'report.json')]
+        if not all(f.is_file() for f in files): continue
+        spec, report = (json.loads(f.read_text()) for f in files)
         if spec.get('size')==size: total += report['bytes'], report['frames']
     return float(total[0]/total[1]) if total[1] else r.assume.frame_bytes*(size/224)**2
 
@@ -380,14 +381,14 @@ def make_world(r:Recipe)->None:
     "Render the videos of `world`, write their annotations, and make the backbones."
     folder = Path(r.out)/'world'
     for name, count in r.videos.items():
-        rows = []
+        lines = ''
         with progress(count, f'render {name}', 'video') as bar:
             for i in range(count):
-                rows += render_videos(VIDEO_SETS[name], [i], folder/name)
+                for x in render_videos(VIDEO_SETS[name], [i], folder/name):
+                    lines += json.dumps(dict(id=x['key'], video=x['video'], user=x['question'],
+                                             assistant=x['answer'], source=x['source']))+'\n'
                 bar.update()
-        lines = [dict(id=x['key'], video=x['video'], user=x['question'], assistant=x['answer'],
-                      source=x['source']) for x in rows]
-        write_atomic(folder/name/'annotations.jsonl', ''.join(json.dumps(x)+'\n' for x in lines))
+        write_atomic(folder/name/'annotations.jsonl', lines)
     report = build_backbones(folder/'backbones', r.world.get('pretraining_steps', 500))
     write_atomic(folder/'report.json', json.dumps(dict(vision=report, **r.world))+'\n')
 
