@@ -179,8 +179,9 @@ def show_looks(
         for ax,l,m,cells_T,share_T in zip(column[1:], looks, maps, targets, shares):
             _look_panel(ax, l.frames_TCHW[t], m[t], peak, cells_T[t], cells, share_T[t])
     colours = LinearSegmentedColormap.from_list('look', [(.87,.87,.87), _HUE/255])
-    fig.colorbar(plt.cm.ScalarMappable(plt.Normalize(0, 100*peak), colours), ax=axs[1:], shrink=.8,
-        aspect=30, pad=.02, label='% of a look on one patch')
+    bar = fig.colorbar(plt.cm.ScalarMappable(plt.Normalize(0, 100*peak), colours), ax=axs[1:],
+        aspect=30, pad=.02)
+    bar.set_label('% of a look on one patch', fontsize=7.5)
     plt.close(fig)
     return fig
 
