@@ -98,6 +98,6 @@ heading "notebooks"
 count "notebooks" python scripts/test_notebooks.py --workers 2 --counts "$tmp/counts"
 
 heading "tests"
-count "tests" run_pytest tests --ignore tests/test_repo.py
+count "tests" run_pytest tests --ignore tests/test_repo.py -n 2 --dist worksteal
 
 finish

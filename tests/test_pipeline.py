@@ -150,4 +150,4 @@ def test_changed_settings_are_refused(home):
     if not (home/'run/pipeline.json').is_file(): pytest.skip('needs the finished run')
     code, output = ends(start(home, 'stages.stage1.train.steps=4'))
     assert code == 1 and 'Traceback' not in output
-    assert 'stage1 was finished with train.steps=3 and is now asked for with 4' in output.splitlines()[-1]
+    assert 'stage1 was finished with train.steps=3, not 4' in output.splitlines()[-1]

@@ -23,7 +23,7 @@ WIDTH = 110  # columns
 # distribution -> import name, where they differ
 NAMES = {'pillow': 'PIL', 'scikit-learn': 'sklearn', 'pyyaml': 'yaml'}
 # used by hand, by a command, or pinned for nbdev
-TOOLS = {'jupyterlab', 'nbdev', 'execnb', 'fastgit', 'nbclient', 'ipywidgets', 'pytest'}
+TOOLS = {'jupyterlab', 'nbdev', 'execnb', 'fastgit', 'nbclient', 'ipywidgets', 'pytest', 'pytest-xdist'}
 
 
 # -- reading

@@ -313,9 +313,9 @@ def wrong_settings(
         'tag:yaml.org':f'!!python/object/new:os.mkdir [{canary}]\n',
         'aliases':bomb, 'stands twice':'name: a\nname: b\n', 'train.stepps':'name: a\ntrain: {stepps: 3}\n',
         'train.steps in':'name: a\ntrain: {steps: many}\n',
-        'train.lr.connector=nan':'name: a\ntrain: {lr: {connector: .nan}}\n',
-        'train.lr.vision=inf':'name: a\ntrain: {lr: {vision: .inf}}\n',
-        'train.steps=-1':'name: a\ntrain: {steps: -1}\n', 'model.pooler':'name: a\nmodel: {pooler: depp}\n',
+        'train.lr.connector in':'name: a\ntrain: {lr: {connector: .nan}}\n',
+        'train.lr.vision in':'name: a\ntrain: {lr: {vision: .inf}}\n',
+        'got -1':'name: a\ntrain: {steps: -1}\n', 'model.pooler':'name: a\nmodel: {pooler: depp}\n',
         'train.lr':'name: a\ntrain: {lr: 0.1}\n',
         'holds a list':'- name\n- a\n', 'has no name':'out: somewhere\n', 'base':'name: a\nbase: [x]\n',
         'in a circle':'name: a\nbase: wrong.yaml\n', 'line 2 cannot':'name: [a\n', 'bytes':'name: a\n#'
