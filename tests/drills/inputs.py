@@ -317,7 +317,7 @@ def wrong_settings(
         'train.lr.vision in':'name: a\ntrain: {lr: {vision: .inf}}\n',
         'got -1':'name: a\ntrain: {steps: -1}\n', 'model.pooler':'name: a\nmodel: {pooler: depp}\n',
         'train.lr':'name: a\ntrain: {lr: 0.1}\n',
-        'holds a list':'- name\n- a\n', 'has no name':'out: somewhere\n', 'base':'name: a\nbase: [x]\n',
+        'a list instead':'- name\n- a\n', 'has no name':'out: somewhere\n', 'base':'name: a\nbase: [x]\n',
         'in a circle':'name: a\nbase: wrong.yaml\n', 'line 2 cannot':'name: [a\n', 'bytes':'name: a\n#'
         +'x'*1_100_000,
         'no such file':'name: a\nbase: nowhere.yaml\n',
