@@ -123,26 +123,22 @@ def _leaves(kind=Config, prefix=''): # dotted key to type, for every setting
         out |= _leaves(f.type, f'{key}.') if is_dataclass(f.type) else {key:f.type}
     return out
 
-def flat(
-    tree:dict, # nested
-    prefix:str='', # put before every key
-)->dict: # dotted key to value
-    "A nested dict as one level of dotted keys."
+def flat(tree:dict, prefix:str='')->dict: # dotted key to value
+    "A nested dict as one level of dotted keys, with `prefix` before each."
     out = {}
     for name,value in tree.items():
         key = f'{prefix}{name}'
         out |= flat(value, f'{key}.') if isinstance(value, dict) and value else {key:value}
     return out
 
-def to_dict(
-    cfg, # a `Config` or a part of one
-)->dict: # nested
-    "The tree as plain values, ready for YAML and JSON."
+def to_dict(cfg)->dict: # nested
+    "A `Config`, or a part of one, as plain values, ready for YAML and JSON."
     return json.loads(json.dumps(asdict(cfg)))
 
 # %% ../nbs/00_config.ipynb #3bf0cb51
 def _conflicts(c): # pairs: is something wrong, and the message
     m, t, peaks = c.model, c.train, [*asdict(c.train.lr).values()]
+    for key in ('name','out'): yield not getattr(c, key).strip(), f'{key} is empty; every run needs one'
     fine, converging, side = m.train_mode=='fine', t.schedule=='converging', math.isqrt(m.tokens_per_frame)
     for key,given in {'model.lambda_coarse':m.lambda_coarse, 'train.refine':t.refine,
             'model.first_query=init':m.first_query=='init'}.items():
@@ -158,7 +154,7 @@ def _conflicts(c): # pairs: is something wrong, and the message
     yield t.warmup==1, 'train.warmup=1 never ends; it is a share of the steps, below 1'
     yield converging and not all(peaks), (
         'train.schedule=converging would train a group whose train.lr is 0; name it in model.frozen instead')
-    yield converging and t.final_lr>max(peaks), (f'train.final_lr={t.final_lr:g} is a learning rate when '
+    yield converging and t.final_lr>max(peaks), (f'train.final_lr={t.final_lr:g} is a rate when '
         f'train.schedule=converging; set it between {min(peaks):g} and {max(peaks):g}')
 
 # %% ../nbs/00_config.ipynb #a746b940
@@ -182,22 +178,15 @@ def _check(cfg): # ConfigError for the first thing that is wrong
         try: kind in _NUMBERS and _number(kind, value)
         except (TypeError, ValueError):
             raise ConfigError(f'{key}={value}: expected {_in_words(kind)}') from None
-    for key in ('name','out'):
-        if not getattr(cfg, key).strip(): raise ConfigError(f'{key} is empty; every run needs one')
     for wrong,why in _conflicts(cfg):
         if wrong: raise ConfigError(why)
 
 # %% ../nbs/00_config.ipynb #b1cc1600
-@cache
-def _parser(key): # jsonargparse for one setting
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument('--value', type=_leaves()[key])
-    return parser
-
 def _value(key, raw, source): # a value from YAML or an override; `source` says where it was written
-    kind = _leaves()[key]
+    kind, parser = _leaves()[key], ArgumentParser(exit_on_error=False)
+    parser.add_argument('--value', type=kind)
     try:
-        value = _parser(key).parse_object(dict(value=raw)).value
+        value = parser.parse_object(dict(value=raw)).value
         if kind in _NUMBERS: value = _number(kind, value)
     except (ArgumentError, TypeError, ValueError): value = None
     if value is not None: return tuple(value) if isinstance(value, list) else value
@@ -218,36 +207,32 @@ def _require_known(key, source): # ConfigError for a key that is not a leaf
     raise ConfigError(f"unknown key '{key}' in {source}; {meant}")
 
 # %% ../nbs/00_config.ipynb #7b051164
-class _Loader(yaml.SafeLoader):
-    "Safe YAML without aliases and without repeated keys."
+class _Loader(yaml.SafeLoader): # no aliases and no repeated keys
     def compose_node(self, parent, index):
         if not self.check_event(yaml.AliasEvent): return super().compose_node(parent, index)
-        raise yaml.MarkedYAMLError(problem='aliases (*name) are not allowed; use base: to share settings',
-            problem_mark=self.peek_event().start_mark)
+        raise yaml.MarkedYAMLError(None, None, 'aliases (*name) are not allowed; use base: to share settings',
+            self.peek_event().start_mark)
 
     def construct_mapping(self, node, deep=False):
         keys = set()
         for key,_ in node.value:
             if str(key.value) in keys:
-                raise yaml.MarkedYAMLError(problem=f"the key '{key.value}' stands twice",
-                    problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(None, None, f"the key '{key.value}' stands twice", key.start_mark)
             keys.add(str(key.value))
         return super().construct_mapping(node, deep)
 
 # %% ../nbs/00_config.ipynb #50bead80
 _MAX_YAML = 1_000_000 # bytes
 
-def read_yaml(
-    path:str|Path, # of a YAML file
-)->dict: # its content, as written
+def read_yaml(path:str|Path)->dict: # its content, as written
     "A YAML mapping from a file that is not trusted."
     path = Path(path)
     try:
-        if (size := path.stat().st_size)>_MAX_YAML:
-            raise ValueError(f'{size:,} bytes; at most {_MAX_YAML:,} are read')
+        size = path.stat().st_size
+        if size>_MAX_YAML: raise ValueError(f'{size:,} bytes; at most {_MAX_YAML:,} are read')
         tree = yaml.load(path.read_text(encoding='utf-8'), _Loader) or {}
         if not isinstance(tree, dict):
-            raise ValueError(f"it holds a {type(tree).__name__}, not keys and values such as 'name: my-run'")
+            raise ValueError(f"a {type(tree).__name__} instead of keys and values such as 'name: my-run'")
         return tree
     except FileNotFoundError:
         close = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob('*.y*ml')], 1)
@@ -263,8 +248,7 @@ def read_yaml(
 def _read_with_bases(path, chain=()): # dotted key to (raw value, file); `chain`: the files that led here
     path = Path(os.path.normpath(path))
     if path.resolve() in chain:
-        names = ' -> '.join(p.name for p in (*chain, path))
-        raise ConfigError(f'base files go in a circle: {names}')
+        raise ConfigError(f"base files go in a circle: {' -> '.join(p.name for p in (*chain, path))}")
     tree = read_yaml(path)
     base = tree.pop('base', '')
     if not isinstance(base, str): raise ConfigError(f'base in {path}: expected one file name, got {base!r}')
@@ -285,8 +269,8 @@ def _build(kind, values, prefix=''): # the tree from dotted keys; what is missin
     return kind(**given)
 
 def load_config(
-    path:str|Path|None=None, # YAML file; none: defaults and overrides alone
-    overrides:list[str]|tuple[str,...]=(), # such as `train.lr.connector=1e-3`; later ones win
+    path:str|Path|None=None, # YAML file
+    overrides:list|tuple=(), # such as `train.lr.connector=1e-3`; later ones win
 )->Config: # checked
     "The configuration of a file, with some keys changed."
     given = _read_with_bases(path) if path else {}
@@ -303,10 +287,7 @@ def load_config(
     except ConfigError as e: raise ConfigError(f"{Path(path or 'overrides').as_posix()}: {e}") from None
 
 # %% ../nbs/00_config.ipynb #922bc0bc
-def write_atomic(
-    path:str|Path, # to be written or replaced; missing folders are made
-    text:str, # the whole content
-)->Path: # the same path
+def write_atomic(path:str|Path, text:str)->Path: # the same path; missing folders are made
     "Write a small text file so that a reader finds the old one or the new one, never a part."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
