@@ -20,7 +20,7 @@ from PIL import Image
 from ..config import write_atomic
 from .chat import ChatError, encode_chat, text_ids
 from .sampling import VideoError, load_clip
-from .sources import LIMITS, walk_tar
+from .sources import IMAGE_ENDINGS, LIMITS, parts_of, split_name, walk_tar
 
 # %% ../../nbs/1_data/04_shards.ipynb #f0ca24f6
 def clips_of(
@@ -80,21 +80,16 @@ def cut_media(media:dict, spec:FrameSpec, name:str='')->list[bytes]: # JPEGs
     return [load(media['frames'][i], 1)[0] for i in middles]
 
 # %% ../../nbs/1_data/04_shards.ipynb #6213b941
-def _parts_of(m): # of a turn, whose content may be a string
-    return [dict(type='text', text=m['content'])] if isinstance(m['content'], str) else m['content']
-
 def announce(messages:list[dict], shown:list[dict], key:str='')->list[dict]:
     "Tell a conversation how many frames each video has; `shown` has type and frames of each medium."
-    marks = [p['type'] for m in messages for p in _parts_of(m) if p['type']!='text']
-    media = [s['type'] for s in shown]
-    if marks!=media:
-        raise ChatError(f"'{key}' mentions {marks} and brings {media}; mention each medium once, in order")
-    left = iter(shown)
-    def counted(part):
-        if part['type']=='text': return part
-        frames = next(left)['frames']
-        return dict(part, frames=frames) if part['type']=='video' else part
-    return [dict(m, content=list(map(counted, _parts_of(m)))) for m in messages]
+    messages = [dict(m, content=[dict(p) for p in parts_of(m['content'])]) for m in messages]
+    marks = [p for m in messages for p in m['content'] if p['type']!='text']
+    types, media = ([x['type'] for x in xs] for xs in (marks, shown))
+    if types!=media:
+        raise ChatError(f"'{key}' mentions {types} and brings {media}; mention each medium once, in order")
+    for mark,s in zip(marks, shown):
+        if s['type']=='video': mark['frames'] = s['frames']
+    return messages
 
 # %% ../../nbs/1_data/04_shards.ipynb #95e0699d
 def _member_key(key): # what a clip is called inside a tar
@@ -106,10 +101,10 @@ def clip_members(clip:dict, spec:FrameSpec)->dict: # member ending to bytes
     key, jpegs = clip['key'], [cut_media(m, spec, clip['key']) for m in clip['media']]
     if not all(jpegs): raise ChatError(f"'{key}': a medium has no frame")
     shown = [dict(type=m['type'], frames=len(js)) for m,js in zip(clip['media'], jpegs)]
-    chats = [dict(c, messages=announce(c['messages'], shown, key)) if 'messages' in c else c
+    chats = [c | dict(messages=announce(c['messages'], shown, key)) if 'messages' in c else c
              for c in clip['chats']]
-    meta = dict(key=key, source=clip['source'], frames=sum(map(len, jpegs)), media=shown, chats=chats,
-                **{k:clip[k] for k in ('split','group') if k in clip})
+    meta = {k:clip[k] for k in ('key','source','split','group') if k in clip}
+    meta |= dict(frames=sum(map(len, jpegs)), media=shown, chats=chats)
     frames = {f'{t:03d}.jpg':j for t,j in enumerate(sum(jpegs, []))}
     return {'__key__':_member_key(key), **frames, 'json':json.dumps(meta).encode()}
 
@@ -166,10 +161,7 @@ def safe_member(m:tarfile.TarInfo, where:str)->tuple[str,str]: # key and ending
     if not m.isreg() or m.issparse(): why = 'is a link, a device or a sparse file; shards hold plain files'
     elif m.name.startswith('/') or '..' in m.name.split('/'): why = 'leads out of the shard; rename it'
     elif m.size>(LIMITS['json'] if m.name.endswith('.json') else MAX_CLIP): why = f'has {m.size:,} bytes'
-    else:
-        head, slash, name = m.name.rpartition('/')
-        key, _, ending = name.partition('.')
-        return head+slash+key, ending
+    else: return split_name(m.name)
     raise ShardError(f'{where}: {m.name!r:.60} {why}')
 
 def read_members(data:bytes, where:str)->dict: # ending to bytes
@@ -194,31 +186,28 @@ def fingerprint(tokenizer)->str: # 12 hexadecimal digits
     return hashlib.blake2b(about.encode(), digest_size=6).hexdigest()
 
 # %% ../../nbs/1_data/04_shards.ipynb #617cbd60
-_FRAME_ENDINGS = 'jpg', 'jpeg', 'png', 'webp'
-
-def _frames_in(messages): # stored frames that a conversation shows
-    parts = [p for m in messages for p in _parts_of(m)]
-    return sum(p.get('frames', 0) if p['type']=='video' else p['type']=='image' for p in parts)
-
 def _index_clip(name, members, file, tokenizer): # rows of a clip with members (ending, TarInfo)
     text = next((m for ending,m in members if ending=='json'), None)
     if text is None: raise ShardError('no JSON; every sample needs one')
-    start, end = members[0][1].offset, max(m.offset_data+m.size for _,m in members)
-    if end-start>MAX_CLIP or len(members)>MAX_MEMBERS:
-        raise ShardError(f'{end-start:,} bytes in {len(members):,} files are too much for one clip')
+    start = members[0][1].offset
+    length = max(m.offset_data+m.size for _,m in members)-start
+    if length>MAX_CLIP or len(members)>MAX_MEMBERS:
+        raise ShardError(f'{length:,} bytes in {len(members):,} files are too much for one clip')
     file.seek(text.offset_data)
     meta = json.loads(file.read(text.size))
-    frames = sum(ending.endswith(_FRAME_ENDINGS) for ending,_ in members)
+    frames = sum(ending.endswith(IMAGE_ENDINGS) for ending,_ in members)
     shown, key, source = shown_in(meta, frames), str(meta.get('key') or name), meta.get('source', 'unknown')
     chats = [(c, messages_of(c, shown)) for c in chats_of(meta)]
-    counts = [sum(s['frames'] for s in shown), *(_frames_in(m) for _,m in chats)]
+    marks = [[p for m in ms for p in parts_of(m['content']) if p['type']!='text'] for _,ms in chats]
+    frames_in = lambda parts: sum(p.get('frames', 0) if p['type']=='video' else 1 for p in parts)
+    counts = map(frames_in, (shown, *marks))
     for promised in (meta.get('frame_count', frames), *counts):
         if frames!=promised: raise ShardError(f'{frames} frames stored, {promised} announced; build it again')
     if not isinstance(source, str): raise ShardError(f'its source is {source!r:.40}, not a name')
     group = str(meta.get('group') or key)
     split = meta.get('split') or split_of(group)
     if split not in SPLITS: raise ShardError(f"unknown split '{split}'; choose from {', '.join(SPLITS)}")
-    same = dict(group=group, source=source, split=split, frames=frames, offset=start, length=end-start,
+    same = dict(group=group, source=source, split=split, frames=frames, offset=start, length=length,
                 images=sum(s['type']=='image' for s in shown))
     return [dict(same, key=c['key'] or key, task=c.get('task',''), chat=i, tokens=count_tokens(m, tokenizer))
             for i,(c,m) in enumerate(chats)]
@@ -227,7 +216,7 @@ def _index_clip(name, members, file, tokenizer): # rows of a clip with members (
 def index_shard(
     path:str|Path, # a tar file
     tokenizer=None, # to count tokens
-    bad:list=None, # gets what cannot be used, as key and reason; none: the first raises
+    bad:list=None, # takes faults as key and reason; none: the first raises
 )->list[dict]: # one row per chat
     "Where every sample of a shard lies."
     rows, members, path = [], [], Path(path)
@@ -257,25 +246,22 @@ def write_index(
     **more, # what else the JSON should say
 )->dict: # the JSON
     "Write `index.npy` and `index.json`."
-    names, splits = dict(shard={}, source={}, task={}), list(SPLITS)
+    names, splits, folder = dict(shard={}, source={}, task={}), list(SPLITS), Path(folder)
     def numbered(row):
-        named = {k:known.setdefault(row[k], len(known)) for k,known in names.items()}
-        return tuple((row | named | dict(split=splits.index(row['split'])))[c] for c in ROW.names)
+        row |= {k:known.setdefault(row[k], len(known)) for k,known in names.items()}
+        row['split'] = splits.index(row['split'])
+        return tuple(row[c] for c in ROW.names)
     table = np.array([numbered(dict(r, shard=shard)) for shard,shard_rows in rows for r in shard_rows], ROW)
-    part = Path(folder)/f'.index.{os.getpid()}.npy'
+    part = folder/f'.index.{os.getpid()}.npy'
     np.save(part, table)
-    os.replace(part, Path(folder)/'index.npy')
-    about = dict(samples=len(table), **{f'{k}s':list(names[k]) for k in ('shard','source','task')}, **more)
-    write_atomic(Path(folder)/'index.json', json.dumps(about, indent=1)+'\n')
+    os.replace(part, folder/'index.npy')
+    about = dict(samples=len(table), **{f'{k}s':list(v) for k,v in names.items()}, **more)
+    write_atomic(folder/'index.json', json.dumps(about, indent=1)+'\n')
     return about
 
 # %% ../../nbs/1_data/04_shards.ipynb #0e3f238d
 def fetch(path:str, offset:int=0, length:int=None)->bytes:
     "A piece of a file or an address; without a length all that follows."
-    if '://' not in path:
-        with open(path, 'rb', buffering=0) as f:
-            f.seek(offset)
-            return f.read(-1 if length is None else length)
     fs, name = fsspec.core.url_to_fs(path)
     return fs.cat_file(name, offset, None if length is None else offset+length)
 
@@ -283,10 +269,10 @@ def fetch(path:str, offset:int=0, length:int=None)->bytes:
 class Shards:
     "The samples of one split of one or several shard folders."
     def __init__(self,
-        folder:str|Path, # with `index.npy`; several, or addresses, may be joined with commas
+        folder:str|Path, # or address; several joined with commas
         split:str='train', # train, validation, test; empty: all
-        tasks:tuple=(), # names of tasks; empty: all
-        max_samples:int=0, # first so many samples in the split's own random order; 0: all
+        tasks:tuple=(), # empty: all
+        max_samples:int=0, # so many in a fixed random order; 0: all
         cache_bytes:int=500_000_000, # memory for decoded clips
     ):
         self.cache, self.cache_left, self.names = {}, cache_bytes, dict(shards=[], sources=[], tasks=[])
@@ -302,28 +288,31 @@ class Shards:
         if max_samples: self.rows = np.random.default_rng([0, 0]).permutation(self.rows)[:max_samples]
 
     def __len__(self): return len(self.rows)
-    def __getstate__(self): return {**self.__dict__, 'cache':{}}
+    def __getstate__(self): return self.__dict__ | dict(cache={})
+
+    def column(self, name:str)->np.ndarray: # `[n]`
+        "A column of the index, such as frames or source, for the samples of this split."
+        return self.table[name][self.rows]
 
 # %% ../../nbs/1_data/04_shards.ipynb #3bf4643c
 @patch
-def _join(self:Shards, folder): # take in a folder's names; its table, with numbers that hold for all folders
+def _join(self:Shards, folder): # a folder's table, with numbers that hold for all folders
     index = f'{folder}/index.npy'
     try:
         about = json.loads(fetch(f'{folder}/index.json'))
         table = np.load(io.BytesIO(fetch(index))) if '://' in folder else np.load(index, mmap_mode='r')
     except (OSError, ValueError) as e:
         raise ShardError(f'{folder}: no index there ({type(e).__name__}); '
-                         'give a folder made by `fvlm data build`, or run `fvlm data index` on it') from None
+                         'give a folder of `fvlm data build`, or run `fvlm data index`') from None
     mark, is_first = about.get('tokenizer'), not self.names['shards']
     self.tokenizer = mark if is_first or self.tokenizer==mark else None
-    for column,names in dict(shard=[f'{folder}/{s}' for s in about['shards']], source=about['sources'],
-                             task=about['tasks']).items():
-        known = self.names[column+'s']
-        known += [x for x in names if x not in known]
-        numbers = np.array([known.index(x) for x in names] or [0])
+    about['shards'] = [f'{folder}/{s}' for s in about['shards']]
+    for column,known in self.names.items():
+        known += [x for x in about[column] if x not in known]
+        numbers = np.array([known.index(x) for x in about[column]] or [0])
         if (numbers!=np.arange(len(numbers))).any():
             table = table if table.flags.writeable else np.array(table)
-            table[column] = numbers[table[column]]
+            table[column[:-1]] = numbers[table[column[:-1]]]
     return table
 
 # %% ../../nbs/1_data/04_shards.ipynb #e0106c26
@@ -340,11 +329,11 @@ def clip(self:Shards, i:int)->tuple: # JSON and frames uint8 `[T,3,h,w]`, or Non
     try:
         data = fetch(self.names['shards'][row['shard']], int(row['offset']), int(row['length']))
         files = read_members(data, 'clip')
-        meta = json.loads(files['json'])
-        endings = sorted((k for k in files if k.endswith(_FRAME_ENDINGS)), key=lambda k: (len(k), k))
+        endings = sorted((k for k in files if k.endswith(IMAGE_ENDINGS)), key=lambda k: (len(k), k))
         if len(endings)!=row['frames']:
             raise ShardError(f'{len(endings)} frames where the index has {row["frames"]}')
-        return meta, torch.stack([from_jpeg(files[k]) for k in endings]) if endings else None
+        frames = [from_jpeg(files[k]) for k in endings]
+        return json.loads(files['json']), torch.stack(frames) if frames else None
     except Exception as e: # whatever a decoder raises
         raise ShardError(f'{self.place(i)}: cannot be read ({type(e).__name__}: {str(e)[:200]}); '
                          'build the shard again') from None
@@ -362,8 +351,9 @@ def __getitem__(self:Shards, i:int)->dict:
     chats = chats_of(meta)
     if r['chat']>=len(chats): raise ShardError(f'{self.place(i)}: a chat is missing; make the index again')
     chat = chats[r['chat']]
-    names = {k:self.names[k+'s'][r[k]] for k in ('source','task','shard')}
-    row = dict(key=chat['key'] or str(meta.get('key')), group=meta.get('group') or meta.get('key'), **names)
+    key = meta.get('key')
+    row = dict(key=chat['key'] or str(key), group=meta.get('group') or key,
+               **{k:self.names[k+'s'][r[k]] for k in ('source','task','shard')})
     messages = messages_of(chat, shown_in(meta, int(r['frames'])))
     return dict(row=row, chat=chat, messages=messages, pixels=pixels)
 
@@ -378,8 +368,3 @@ def lengths(self:Shards,
     frames, images, tokens = (self.column(c) for c in ('frames','images','tokens'))
     slots = frames.astype(int)+images.astype(int)*(image_frames-1)
     return np.minimum(tokens+tokens_per_frame*slots, max_tokens)
-
-@patch
-def column(self:Shards, name:str)->np.ndarray: # `[n]`
-    "A column of the index, such as frames or source, for the samples of this split."
-    return self.table[name][self.rows]
