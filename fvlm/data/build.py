@@ -27,14 +27,14 @@ from .sources import SOURCES, SourceError, check_clip
 class BuildError(ValueError):
     "A build that cannot go on."
 
-def _fault_in(clip): # why a clip cannot be used, as far as can be told without decoding; empty: nothing found
+def _fault_in(clip): # why a clip cannot be used, without decoding; empty: nothing found
     try: check_clip(clip)
     except SourceError as e: return e.why
     except (AttributeError, TypeError, ValueError) as e: return f'not a clip ({type(e).__name__}: {e})'
     return '' if all(isinstance(c.get('task', ''), str) for c in clip['chats']) else 'a task is no text'
 
 # %% ../../nbs/1_data/05_build.ipynb #57311fdf
-def _kind_of(why, names=()): # the reason without the names it may begin with, details and numbers
+def _kind_of(why, names=()): # the reason without names, details, numbers
     why = re.sub(r'^.*?: (record \d+ \(.*?\)|sample \S+): ', '', why) # where it was found
     for n in sorted(map(str, names), key=len, reverse=True): why = why.removeprefix(n)
     detail = r"(field '[^']*')|\([^()]*\)|'[^']*'|\[[^\]]*\]"
@@ -54,11 +54,10 @@ class _Failures: # how many clips failed and why; the first thousand in full
     def __str__(self): return ', '.join(f'{n} × {kind}' for kind,n in self.kinds.most_common(8))
 
 # %% ../../nbs/1_data/05_build.ipynb #ee6a092a
-def _in_clip(frames): # is a clip being decoded there?
-    return any(f.f_code is clip_members.__code__ for f,_ in frames)
+def _in_clip(frames): return any(f.f_code is clip_members.__code__ for f,_ in frames)
 
 @contextmanager
-def _alarm(seconds, handler): # yields a function that starts the time of a clip
+def _alarm(seconds, handler): # yields what starts the time of a clip
     if seconds<=0 or threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
@@ -70,7 +69,7 @@ def _alarm(seconds, handler): # yields a function that starts the time of a clip
         signal.setitimer(signal.ITIMER_REAL, *left)
 
 # %% ../../nbs/1_data/05_build.ipynb #39c02a79
-def _write_clips(path, clips, spec, seconds): # a shard; any clip may fail in any way -> those left out
+def _write_clips(path, clips, spec, seconds): # a shard -> clips that failed in any way
     current, lost, late = {}, {}, set()
     def on_alarm(number, frame):
         if _in_clip(walk_stack(frame)):
@@ -97,7 +96,7 @@ def _write_clips(path, clips, spec, seconds): # a shard; any clip may fail in an
 def _remove_leftovers(path): # of a killed job
     for p in [*path.parent.glob(f'.{path.stem}.*'), path.with_suffix('.trial')]: p.unlink(missing_ok=True)
 
-def _sort_clips(clips, skip=()): # usable clips, and failures that are known without decoding
+def _sort_clips(clips, skip=()): # usable ones, and known failures
     good, failed = {}, []
     for c in clips:
         why = 'left out by hand' if c['key'] in skip else _fault_in(c)
@@ -106,22 +105,25 @@ def _sort_clips(clips, skip=()): # usable clips, and failures that are known wit
         else: good[c['key']] = c
     return [*good.values()], failed
 
-def _is_done(path, job, retry=False): # is this shard finished? With `retry`, only one without failures
-    try: note = json.loads(path.with_suffix('.json').read_text())
+def _note(path): return json.loads(path.with_suffix('.json').read_text())
+
+def _is_done(path, job, retry=False): # with `retry`, only without failures
+    try: note = _note(path)
     except (FileNotFoundError, ValueError): return False
     if note['job']!=job: raise BuildError(f'{path}: made from other clips; choose another folder')
     return path.is_file() and path.stat().st_size==note['bytes'] and not (retry and note['failed'])
 
-def _is_mended(path, clips, spec, seconds, skip=()): # does a clip work that has failed before?
-    failed = {(f['source'], f['key']) for f in json.loads(path.with_suffix('.json').read_text())['failed']}
+def _is_mended(path, clips, spec, seconds, skip=()): # does a failed clip work now?
+    failed = {(f['source'], f['key']) for f in _note(path)['failed']}
     good = [c for c in _sort_clips(clips, skip)[0] if (c['source'], c['key']) in failed]
     return len(_write_clips(path.with_suffix('.trial'), good, spec, seconds))<len(good)
 
 # %% ../../nbs/1_data/05_build.ipynb #c6ee3f14
-def _job_name(clips, spec): # 32 hexadecimal digits for the work of making a shard
+def _hash(work): return hashlib.blake2b(json.dumps(work, default=str).encode(), digest_size=16).hexdigest()
+
+def _job_name(clips, spec): # hash of the work
     keys = 'source','key','group','split','chats'
-    work = [asdict(spec), *([c.get(k) for k in keys] for c in clips)]
-    return hashlib.blake2b(json.dumps(work, default=str).encode(), digest_size=16).hexdigest()
+    return _hash([asdict(spec), *([c.get(k) for k in keys] for c in clips)])
 
 def _build_shard(path, clips, job, spec, tokenizer=None, seconds=120., skip=()): # -> number of clips
     start, bad = time.perf_counter(), []
@@ -140,7 +142,7 @@ def _build_shard(path, clips, job, spec, tokenizer=None, seconds=120., skip=()):
     return len(clips)
 
 # %% ../../nbs/1_data/05_build.ipynb #e9a62bc4
-def _in_shards(clips, per_shard, refuse): # the clips of one shard after the other, each key of a source once
+def _in_shards(clips, per_shard, refuse): # clips of each shard, each key of a source once
     hashes = set()
     def unique():
         for c in clips:
@@ -155,14 +157,14 @@ def _in_shards(clips, per_shard, refuse): # the clips of one shard after the oth
     while shard:=list(islice(left, per_shard)): yield shard
 
 # %% ../../nbs/1_data/05_build.ipynb #c02f0833
-class _RayPool: # a small `Executor`, on the cluster that `RAY_ADDRESS` names, else this machine
+class _RayPool: # on the cluster that `RAY_ADDRESS` names, else this machine
     task = None
 
     def submit(self, function, *args):
         try:
             import ray
-            options = dict(include_dashboard=False, log_to_driver=False, logging_level='error')
-            if not ray.is_initialized(): ray.init(**options)
+            if not ray.is_initialized():
+                ray.init(include_dashboard=False, log_to_driver=False, logging_level='error')
         except Exception as e:
             raise BuildError(f"Ray does not start ({e!s:.200}); try pip install 'fvlm[ray]'") from None
         self.task = self.task or ray.remote(function)
@@ -170,16 +172,12 @@ class _RayPool: # a small `Executor`, on the cluster that `RAY_ADDRESS` names, e
 
 def _start_worker():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    end_with_parent = lambda: (parent_process().join(), os._exit(1))
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
     torch.set_num_threads(1)
 
 @contextmanager
-def open_engine(
-    engine:str='process', # or ray
-    workers:int=0, # processes; 0: this one
-    pool:Executor=None, # your own instead; it stays open
-): # executor or None, and how many jobs to keep waiting in it
+def open_engine(engine:str='process', workers:int=0, pool:Executor=None): # your own pool stays open
+    "Yields an executor (none: this process), and how many jobs to keep waiting in it."
     if engine not in ('process','ray'): raise BuildError(f"engine is '{engine}'; choose process or ray")
     if pool or engine=='ray': yield pool or _RayPool(), (workers or os.cpu_count())+1
     elif not workers: yield None, 0
@@ -187,11 +185,11 @@ def open_engine(
         with ProcessPoolExecutor(workers, get_context('spawn'), _start_worker) as own: yield own, workers+1
 
 # %% ../../nbs/1_data/05_build.ipynb #1a0270ab
-def _lost_process(folder): # the error for a process that has died
+def _lost_process(folder): # why it died
     at = sorted({p.read_text(encoding='utf-8').partition('\n')[0] for p in folder.glob('.*.now')}-{''})
-    if not at: return BuildError(f"{folder}: no worker starts; call from under `if __name__=='__main__'`")
-    return BuildError(f"{folder}: a worker died at one of the clips {', '.join(map(repr, at[:8]))}; "
-                      'call again to go on, with fewer workers or without the clip')
+    if not at: return "no worker starts; call from under `if __name__=='__main__'`"
+    return (f'a worker died at one of the clips {str(at[:8])[1:-1]}; '
+            'call again to go on, with fewer workers or without the clip')
 
 def _run_jobs(jobs, pool, ahead, folder, track): # `ahead` jobs may wait -> was there any?
     if pool is None: return bool([track(_build_shard(*job)) for job in jobs])
@@ -205,38 +203,37 @@ def _run_jobs(jobs, pool, ahead, folder, track): # `ahead` jobs may wait -> was 
     except Exception as e:
         if isinstance(getattr(e, 'cause', None), Exception): raise e.cause from None # Ray's
         if not isinstance(e, BrokenExecutor) and not type(e).__module__.startswith('ray.'): raise
-        raise _lost_process(folder) from None
+        raise BuildError(f'{folder}: {_lost_process(folder)}') from None
     finally: wait({w for w in waiting if not (isinstance(pool, Executor) and w.cancel())})
 
 # %% ../../nbs/1_data/05_build.ipynb #84053ca8
 @contextmanager
-def _claim_folder(folder, settings): # lock a folder for a build with these settings, or refuse it
+def _claim_folder(folder, settings): # lock it for a build, or refuse it
     folder.mkdir(parents=True, exist_ok=True)
     handle, path = os.open(folder, os.O_RDONLY), folder/'build.json'
     try:
         try: fcntl.flock(handle, fcntl.LOCK_EX|fcntl.LOCK_NB)
         except BlockingIOError: raise BuildError(f'{folder}: another build is at work there') from None
         except OSError: pass # a file system without locks
-        if path.is_file():
-            old = json.loads(path.read_text())
-            differ = [f'{k} {old.get(k)} and not {v}' for k,v in settings.items() if old.get(k)!=v]
-            why = differ and f"was begun with {', '.join(differ)}"
-        else: why = any(folder.glob('*.tar')) and 'holds tars that this command has not made'
-        if why: raise BuildError(f'{folder}: {why}; choose another folder')
-        if not path.is_file(): write_atomic(path, json.dumps(settings, indent=1)+'\n')
+        is_new = not path.is_file()
+        old = settings if is_new else json.loads(path.read_text())
+        why = ', '.join(f'{k} {old.get(k)} and not {v}' for k,v in settings.items() if old.get(k)!=v)
+        if is_new and any(folder.glob('*.tar')): why = 'tars that this command has not made'
+        if why: raise BuildError(f'{folder}: was begun with {why}; choose another folder')
+        if is_new: write_atomic(path, json.dumps(settings, indent=1)+'\n')
         yield
     finally: os.close(handle)
 
 # %% ../../nbs/1_data/05_build.ipynb #7e1af661
-def _fingerprint_of(tokenizer): # or none; one that lacks `<frame>` is an error at once, and not in each clip
+def _fingerprint_of(tokenizer): # one that lacks `<frame>` is an error at once
     return None if tokenizer is None else special_id(tokenizer, FRAME) and fingerprint(tokenizer)
 
-def _collect_notes(folder, count, failures, mark): # write the index of a finished folder -> totals
+def _collect_notes(folder, count, failures, mark): # write the index -> totals
     total = Counter(clips=len(failures), samples=0, frames=0, tokens=0, bytes=0, seconds=0)
     sources = Counter()
     def rows_of_shards():
         for i in range(count):
-            note = json.loads((folder/f'{i:05d}.json').read_text())
+            note = _note(folder/f'{i:05d}.tar')
             rows = note['rows']
             for f in note['failed']: failures.add(**f)
             total.update({k:note[k] for k in ('clips','bytes','seconds')}, samples=len(rows),
@@ -251,21 +248,21 @@ def _collect_notes(folder, count, failures, mark): # write the index of a finish
 # %% ../../nbs/1_data/05_build.ipynb #f8e24f42
 def build_shards(
     clips:Iterable[dict], # a list or a stream: key, source, media, chats
-    folder:str|Path, # of the shards; on a cluster one that all machines see
+    folder:str|Path, # on a cluster one that all machines see
     spec:FrameSpec=FrameSpec(), # size and number of frames
     per_shard:int=1000, # clips in a shard
-    tokenizer=None, # to count tokens; none: not counted
+    tokenizer=None, # to count tokens
     workers:int=0, # processes; 0: this one
     engine:str='process', # or ray
     pool:Executor=None, # processes of your own
-    bad:list=(), # what the converters have refused meanwhile: dicts with key and why
+    bad:list=(), # refused by the converters: dicts with key and why
     max_bad:float=1., # share of clips that may fail
     skip:tuple=(), # keys to leave out
     retry:bool=False, # make shards with failures again
     track:Callable=lambda n: None, # is told how many clips are done
     seconds_per_clip:float=120., # limit; 0: none
 )->dict: # the report
-    "Turn clips into shards with an index; stopped at any moment, it goes on where it was."
+    "Turn clips into shards with an index; if stopped, the next call goes on."
     folder, names, failures, mark = Path(folder), [], _Failures(), _fingerprint_of(tokenizer)
     def jobs():
         for i,shard in enumerate(_in_shards(clips, per_shard, failures.add)):
@@ -279,17 +276,16 @@ def build_shards(
         return _finish_build(folder, names, failures, changed, bad, max_bad, mark)
 
 # %% ../../nbs/1_data/05_build.ipynb #ea3e336f
-def _finish_build(folder, names, failures, changed, bad, max_bad, mark): # was a shard made in this call?
+def _finish_build(folder, names, failures, changed, bad, max_bad, mark): # changed: is a shard new?
     made, lost = [folder/f for f in ('index.npy','index.json','report.json')], folder/'failures.json'
-    build = hashlib.blake2b(' '.join(names).encode(), digest_size=16).hexdigest()
     if (folder/f'{len(names):05d}.json').is_file():
         raise BuildError(f'{folder}: holds more shards than these clips make; choose another folder')
     if not changed and all(f.is_file() for f in made):
         old = json.loads(made[2].read_text())
-        if old['build']==build: return old
+        if old['build']==_hash(names): return old
     for b in bad: failures.add(str(b['key']), str(b.get('source', '')), b['why'])
     total = _collect_notes(folder, len(names), failures, mark)
-    report = total | failures.report() | dict(build=build)
+    report = total | failures.report() | dict(build=_hash(names))
     good = total['samples'] and len(failures)<=max_bad*total['clips']
     if not total['samples']:
         made += [folder/f'{i:05d}.{e}' for i in range(len(names)) for e in ('json','tar')]
@@ -303,12 +299,8 @@ def _finish_build(folder, names, failures, changed, bad, max_bad, mark): # was a
     raise BuildError(f'{folder}: {why}; {mend}; see {lost}')
 
 # %% ../../nbs/1_data/05_build.ipynb #f3310fec
-def index_folder(
-    folder:str|Path, # with tars, also in folders below
-    tokenizer=None, # to count tokens
-    track:Callable=lambda n: None, # called with 1 for each tar
-)->dict: # content of index.json, and what failed
-    "Make the index of a folder of existing shards."
+def index_folder(folder:str|Path, tokenizer=None, track:Callable=lambda n: None)->dict:
+    "Index the tars in and below a folder -> content of index.json, and what failed; `track(1)` after each."
     folder, failures, mark = Path(folder), _Failures(), _fingerprint_of(tokenizer)
     tars = sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*.tar'))
     if not tars: raise BuildError(f'{folder}: no tar in it')
@@ -344,11 +336,11 @@ def build_options(parser:ArgumentParser)->None:
     "Give a parser the options of a build."
     add, whole = parser.add_argument, number_option()
     add('annotations', help='a table (csv, tsv, json, jsonl, parquet), tar or folder')
-    add('out', help='folder of the shards; new, or one that this command has begun')
+    add('out', help='folder of the shards; new, or begun by this command')
     add('--kind', choices=('auto',*SOURCES), default='auto', metavar='KIND',
         help='format of the annotations; see fvlm data sources')
-    add('--media', metavar='DIR', help='folder of the videos and images (default: that of the annotations)')
-    add('--source', metavar='NAME', help='name of the data set (default: the kind)')
+    add('--media', help='folder of the media (default: that of the annotations)')
+    add('--source', help='name of the data set (default: the kind)')
     frames = parser.add_mutually_exclusive_group()
     for name,kind,default,text in [
             ('fps', number_option(float, 1e-6), 1., 'frames per second of a video'),
@@ -361,6 +353,6 @@ def build_options(parser:ArgumentParser)->None:
         group = frames if name in ('fps','frames') else parser
         group.add_argument('--'+name, type=kind, default=default, help=f'{text} (default {default})')
     add('--engine', choices=('process','ray'), default='process', help='processes here, or a Ray cluster')
-    add('--tokenizer', metavar='NAME', help='to count tokens: tiny, a folder, a hub name')
+    add('--tokenizer', help='to count tokens: tiny, a folder, a hub name')
     add('--retry', action='store_true', help='build shards with failures again')
     add('--skip', action='append', default=[], metavar='KEY', help='leave this clip out')

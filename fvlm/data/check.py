@@ -27,8 +27,8 @@ def _by_reason(reasons_of): return {r:mend for mend,rs in reasons_of.items() for
 
 _BAD = _by_reason({
     'give a folder that holds .tar files':'no shards',
-    'run `fvlm data index` on the folder':'no index, not in the index, row differs',
-    'run `fvlm data index`, or fetch the missing shard':'row without sample',
+    'run `fvlm data index`, or fetch missing shards':
+        'no index, not in the index, row differs, row without sample',
     'index with the tokenizer of the run':'wrong tokens',
     'check the shard alone, with fewer workers':'lost process',
     'fetch or build the shard again':'broken shard, unreadable sample',
@@ -46,18 +46,20 @@ _NOTES = _by_reason({
     'give both one split if they are one':'key of two sources'})
 
 # %% ../../nbs/1_data/08_check.ipynb #2ca0fb3a
-_KEEP = 1_000 # findings of each reason that are kept with their details
+def _empty(kind): return field(default_factory=kind)
+
+_KEEP = 1_000 # findings of each reason kept with details
 
 @dataclass
 class CheckReport:
     "What a check has read, and what it found."
-    folder:str='' # what was checked
-    shards:int=0 # tars that were read
-    decoded:int=0 # frames whose pixels were decoded
-    totals:dict = field(default_factory=dict) # (source, split) -> Counter of clips, samples, frames, tokens
-    counts:Counter = field(default_factory=Counter) # (source, split, reason) -> how often
-    reasons:Counter = field(default_factory=Counter) # reason -> how often
-    findings:list = field(default_factory=list) # dicts: reason, shard, key, detail
+    folder:str=''
+    shards:int=0 # tars read
+    decoded:int=0 # frames
+    totals:dict = _empty(dict) # (source, split) -> Counter of clips, samples, frames, tokens
+    counts:Counter = _empty(Counter) # (source, split, reason) -> how often
+    reasons:Counter = _empty(Counter) # reason -> how often
+    findings:list = _empty(list) # dicts: reason, shard, key, detail
 
     @property
     def ok(self): return not any(r in _BAD for r in self.reasons)
@@ -71,19 +73,19 @@ class CheckReport:
 # %% ../../nbs/1_data/08_check.ipynb #4a7522a1
 @dataclass
 class _Clip: # what is known of a stored clip
-    key:str # the name in the tar, or that of the JSON
+    key:str # in the JSON, else in the tar
     offset:int=0 # its first byte in the tar
     length:int=0 # in bytes
-    source:str='' # empty: it could not be read
+    source:str='' # empty: unreadable
     split:str=''
     frames:int=0 # stored
-    images:int=0 # media that are single images
-    tasks:list = field(default_factory=list) # of each chat
-    tokens:list = field(default_factory=list) # of each chat, frames not counted
-    size:tuple = (0,0) # of its frames: h, w
+    images:int=0 # media
+    tasks:list = _empty(list) # of each chat
+    tokens:list = _empty(list) # of each chat, frames not counted
+    size:tuple = (0,0) # of a frame: h, w
     content:int=0 # hash of its frames, else of its words
     decoded:int=0 # frames
-    faults:list = field(default_factory=list) # (reason, detail)
+    faults:list = _empty(list) # (reason, detail)
 
     def is_bad(self, except_for=()): return any(r in _BAD and r not in except_for for r,_ in self.faults)
 
@@ -92,7 +94,7 @@ def _is_list(x, kind): return isinstance(x, list) and all(isinstance(i, kind) fo
 def _key(meta): return meta.get('key') or meta.get('video_id')
 def _plural(n, word): return f'{n:,} {word}' + 's'*(n!=1)
 
-def _check_shape(meta): # is this JSON value that of a clip? yields (reason, detail), like all that follow
+def _check_shape(meta): # of any JSON value; yields (reason, detail), like all that follow
     if not isinstance(meta, dict):
         yield 'bad JSON', f'a {type(meta).__name__}, not an object'
         return
@@ -105,31 +107,27 @@ def _check_shape(meta): # is this JSON value that of a clip? yields (reason, det
     if media is not None and not (_is_list(media, dict) and all(map(good, media))):
         yield 'bad JSON', 'media is no list of images and videos with their number of frames'
 
-_MANY = 64 # frames of a video, above which there is a note
-
-def _check_counts(meta, frames): # is the announced number of frames the stored one?
+def _check_counts(meta, frames): # are as many frames stored as announced?
     media = meta.get('media')
     announced = [meta[k] for k in ('frames','frame_count') if meta.get(k) is not None]
     if media is not None: announced.append(sum(m['frames'] for m in media))
     if any(n!=frames for n in announced) or any(m['frames']<1 for m in media or []):
         yield 'frame count' if frames else 'no frames', f'{frames} are stored; announced: {announced}'
     most = max((s['frames'] for s in shown_in(meta, frames) if s['type']=='video'), default=0)
-    if most>_MANY: yield 'many frames', f'{most} of one video, more than {_MANY}'
+    if most>64: yield 'many frames', f'{most} of one video, more than 64'
 
 # %% ../../nbs/1_data/08_check.ipynb #1c14dde6
-def _check_forms(meta): # does it hold chats in a form that can be read?
+def _check_forms(meta): # can its chats be read?
     chats = meta.get('chats', [dict(key='', question=meta.get('user') or '', answer=meta.get('assistant'))])
-    if not _is_list(chats, dict) or not chats: why = '`chats` is no list of chats, or empty'
-    elif not all(isinstance(c.get('key'), str) for c in chats): why = 'a chat has no key'
+    if not _is_list(chats, dict) or not chats or not _is_list([c.get('key') for c in chats], str):
+        yield 'bad chat', '`chats` is no list of chats with keys, or empty'
     elif not all(_is_list(c.get('messages'), dict) or _is_list([c.get('question'), c.get('answer')], str)
                  for c in chats):
-        why = 'a chat has neither messages nor question and answer' + '; only token ids'*('token_ids' in meta)
-    else: why = ''
-    if why: yield 'bad chat', why
+        yield 'bad chat', 'a chat lacks question, answer or messages'+'; only token ids'*('token_ids' in meta)
     elif repeated:=[k for k,n in Counter(c['key'] for c in chats).items() if n>1 and k]:
         yield 'same key', f"several of its chats have the key '{repeated[0]}'"
 
-def _check_ids(meta, V=None): # are token ids and loss mask possible? V is the size of the vocabulary
+def _check_ids(meta, V=None): # are they possible? V is the size of the vocabulary
     ids, mask = meta.get('token_ids', []), meta.get('loss_mask', [])
     lists = isinstance(ids, list) and isinstance(mask, list) and len(ids)==len(mask)
     if not lists or any(m not in (0, 1) for m in mask) or any(
@@ -161,25 +159,8 @@ def _check_chat(chat, shown, tokenizer=None, max_tokens=1024): # its text tokens
     cut = ('long answer', f'{name}the last {e.cut} tokens are cut off') if e.cut else None
     return len(e.ids)+e.cut-len(e.frames), cut
 
-# %% ../../nbs/1_data/08_check.ipynb #c5ea9a12
-def _digest(*parts): # 64 bits that stand for these bytes or texts
-    h = hashlib.blake2b(digest_size=8)
-    for p in parts: h.update(p.encode(errors='surrogatepass') if isinstance(p, str) else p)
-    return int.from_bytes(h.digest())
-
-def _check_frames(frames, decode=True): # the size of these files, and a list of (reason, detail)
-    sizes, broken, faults = set(), [], []
-    for t,data in enumerate(frames):
-        try:
-            if decode: sizes.add(tuple(from_jpeg(data).shape[1:]))
-            else: sizes.add(Image.open(io.BytesIO(data), formats=('JPEG','PNG','WEBP')).size[::-1])
-        except Exception as e: broken.append(f'frame {t} of {len(frames)}: {e}'[:120])
-    if broken: faults.append(('broken frame', f'{broken[0]}; {len(broken)} in all'))
-    if len(sizes)>1: faults.append(('frame size', f'one clip has frames of {sorted(sizes)[:3]}'))
-    return (0,0) if faults or not sizes else sizes.pop(), faults
-
 # %% ../../nbs/1_data/08_check.ipynb #b7e29cfc
-def _read_meta(clip, text, tokenizer, max_tokens): # fill in the clip from its JSON; yields (reason, detail)
+def _read_meta(clip, text, tokenizer, max_tokens): # into the clip; yields (reason, detail)
     try: meta = json.loads(text)
     except (ValueError, RecursionError) as e:
         yield 'bad JSON', f'none, or broken: {e}'[:100]
@@ -202,7 +183,23 @@ def _read_meta(clip, text, tokenizer, max_tokens): # fill in the clip from its J
     if not clip.frames and not clip.is_bad():
         clip.content = _digest(*(json.dumps(messages_of(c, [])) for c in chats_of(meta)))
 
-# %% ../../nbs/1_data/08_check.ipynb #7ec6b618
+# %% ../../nbs/1_data/08_check.ipynb #c5ea9a12
+def _digest(*parts): # 64 bits of bytes or texts
+    h = hashlib.blake2b(digest_size=8)
+    for p in parts: h.update(p.encode(errors='surrogatepass') if isinstance(p, str) else p)
+    return int.from_bytes(h.digest())
+
+def _check_frames(frames, decode=True): # their size, and a list of (reason, detail)
+    sizes, broken, faults = set(), [], []
+    for t,data in enumerate(frames):
+        try:
+            if decode: sizes.add(tuple(from_jpeg(data).shape[1:]))
+            else: sizes.add(Image.open(io.BytesIO(data), formats=('JPEG','PNG','WEBP')).size[::-1])
+        except Exception as e: broken.append(f'frame {t} of {len(frames)}: {e}'[:120])
+    if broken: faults.append(('broken frame', f'{broken[0]}; {len(broken)} in all'))
+    if len(sizes)>1: faults.append(('frame size', f'one clip has frames of {sorted(sizes)[:3]}'))
+    return (0,0) if faults or not sizes else sizes.pop(), faults
+
 def _check_clip(clip, files, tokenizer=None, decode=True, max_tokens=1024): # `files` is ending -> bytes
     is_frame = lambda ending: ending.rpartition('.')[2] in ('jpg','jpeg','png','webp')
     frames = [files[k] for k in sorted(files) if is_frame(k)]
@@ -216,7 +213,7 @@ def _check_clip(clip, files, tokenizer=None, decode=True, max_tokens=1024): # `f
     return clip
 
 # %% ../../nbs/1_data/08_check.ipynb #3094ade1
-def _walk_samples(file): # (name, members) of each sample, odd members, and what is wrong with the tar
+def _walk_samples(file): # (name, members) of samples, odd members, the tar's fault
     members, odd, why = [], [], ''
     try:
         for m in walk_tar(file):
@@ -229,26 +226,22 @@ def _walk_samples(file): # (name, members) of each sample, odd members, and what
         if ending!='json' or start+size>file.seek(0, 2): samples.pop()
     return samples, odd, why
 
-# %% ../../nbs/1_data/08_check.ipynb #e2702040
-def _check_rows(clip, rows, names, count=False): # do the index rows of a clip agree with the tar?
+def _check_rows(clip, rows, names, count=False): # do they agree with the tar?
     if len(rows)!=len(clip.tasks):
         yield 'row differs' if len(rows) else 'not in the index', f'{len(rows)} rows, {len(clip.tasks)} chats'
         return
-    stored = {k:getattr(clip, k) for k in ('length','frames','images','source','split')}
     for chat,(r,task,tokens) in enumerate(zip(rows, clip.tasks, clip.tokens)):
         row = {k:int(r[k]) for k in ('length','frames','images','chat')}
         row |= dict(source=names['sources'][r['source']], split=list(SPLITS)[r['split']],
                     task=names['tasks'][r['task']])
-        wrong = [f'{k} {row[k]} in the index, {v} in the shard'
-                 for k,v in (stored|dict(chat=chat, task=task)).items() if row[k]!=v]
+        stored = vars(clip) | dict(chat=chat, task=task)
+        wrong = [f'{k} {v} in the index, {stored[k]} in the shard' for k,v in row.items() if v!=stored[k]]
         if wrong: yield 'row differs', '; '.join(wrong)
         elif count and r['tokens']!=tokens:
             yield 'wrong tokens', f"{r['tokens']} in the index, {tokens} counted now"
-        else: continue
-        return
 
 # %% ../../nbs/1_data/08_check.ipynb #8f7e8b50
-def _rows_by_offset(rows): # first byte of a clip -> its rows of one tar, in the order of the chats
+def _rows_by_offset(rows): # first byte of a clip -> its rows, by chat
     if rows is None: return {}
     rows = rows[np.lexsort((rows['chat'], rows['offset']))]
     offsets, first = np.unique(rows['offset'], return_index=True)
@@ -256,17 +249,16 @@ def _rows_by_offset(rows): # first byte of a clip -> its rows of one tar, in the
 
 def _is_decoded(name, share): return share>=1 or _digest('decode', name)<share*2**64
 
-def _read_clip(file, name, members, *options): # one sample of an open tar, checked; see `_check_clip`
+def _read_clip(file, name, members, *options): # of an open tar, checked
     start = members[0][1]
     clip = _Clip(name, start, sum(members[-1][2:])-start)
-    if len({m[0] for m in members})<len(members): fault = 'same key', 'two samples stand together'
-    elif clip.length>MAX_CLIP or len(members)>MAX_MEMBERS:
-        fault = 'unreadable sample', f'{clip.length:,} bytes in {len(members):,} files'
-    else:
-        try:
-            files = {ending:(file.seek(at), file.read(n))[1] for ending,_,at,n in members}
-            return _check_clip(clip, files, *options)
-        except Exception as e: fault = 'unreadable sample', f'{type(e).__name__}: {e}'[:200]
+    try:
+        if clip.length>MAX_CLIP or len(members)>MAX_MEMBERS:
+            raise ShardError(f'{clip.length:,} bytes in {len(members):,} files')
+        files = {ending:(file.seek(at), file.read(n))[1] for ending,_,at,n in members}
+        if len(files)==len(members): return _check_clip(clip, files, *options)
+        fault = 'same key', 'two samples stand together'
+    except Exception as e: fault = 'unreadable sample', f'{type(e).__name__}: {e}'[:200]
     clip.faults.append(fault)
     return clip
 
@@ -281,7 +273,7 @@ def _check_shard(job, tokenizer=None, decode=1., max_tokens=1024): # clips; (rea
                 clip = _read_clip(file, name, members, tokenizer, _is_decoded(name, decode), max_tokens)
                 clip_rows = rows.pop(clip.offset, np.zeros(0, ROW))
                 if index_rows is not None and not clip.is_bad(except_for=('broken frame', 'frame size')):
-                    clip.faults += _check_rows(clip, clip_rows, names, count)
+                    clip.faults += [*_check_rows(clip, clip_rows, names, count)][:1]
                 if not any(clip.tokens): clip.tokens = clip_rows['tokens'].tolist()
                 clips.append(clip)
     except Exception as e: why = f'{type(e).__name__}: {e}'[:200]
@@ -300,7 +292,7 @@ def _line(clip, shard, source): # numbers of shard and source
     return (*hashes, clip.offset, clip.length, shard, source, list(SPLITS).index(clip.split), *clip.size)
 
 def _repeats(lines): # (reason, clip, the earlier one it repeats) by name or by content
-    def first_of(column): # of each clip, the first one with the same value, and whether the splits differ
+    def first_of(column): # the first clip with the same value; do the splits differ?
         _, first, which = np.unique(lines[column], return_index=True, return_inverse=True)
         return first[which], lines['split'][first[which]]!=lines['split']
     renamed = lambda first: lines['name'][first]!=lines['name']
@@ -313,25 +305,26 @@ def _repeats(lines): # (reason, clip, the earlier one it repeats) by name or by 
         for i in np.flatnonzero(which): yield reason, i, first[i]
 
 def _odd_sizes(lines): # the usual (h, w), and which clips differ
-    sizes = np.stack([lines['height'], lines['width']], 1)
-    values, n = np.unique(sizes[sizes[:,0]>0], axis=0, return_counts=True)
-    usual = values[n.argmax()] if len(n) else np.zeros(2, int)
-    return tuple(usual.tolist()), np.flatnonzero((sizes[:,0]>0) & (sizes!=usual).any(1)).tolist()
+    sizes = lines[['height','width']]
+    values, n = np.unique(sizes[sizes['height']>0], return_counts=True)
+    usual = values[n.argmax()] if len(n) else np.zeros((), sizes.dtype)
+    return usual.item(), np.flatnonzero((sizes['height']>0) & (sizes!=usual)).tolist()
 
 # %% ../../nbs/1_data/08_check.ipynb #6356a671
 def _short(path): return '/'.join(path.split('/')[-2:]) # folder and file
+def _printable(text): return ''.join(c if c.isprintable() else '▯' for c in text)
 
-def _stored_key(path, line): # the key of a clip; empty if it cannot be read any more
+def _stored_key(path, line): # empty: it cannot be read any more
     try:
         files = read_members(fetch(path, int(line['offset']), int(line['length'])), 'clip')
         return str(_key(json.loads(files['json'])) or '')
     except Exception: return ''
 
 @patch
-def _compare(self:CheckReport, lines, paths, sources): # clips of all shards; names of the shards and sources
+def _compare(self:CheckReport, lines, paths, sources): # of all shards; names of shards and sources
     path, split = lambda i: paths[lines['shard'][i]], lambda i: list(SPLITS)[lines['split'][i]]
     key = lambda i: _stored_key(path(i), lines[i])
-    def add(reason, i, detail): # the key and the detail are made only if the finding is kept
+    def add(reason, i, detail): # key and detail are made only if kept
         found = (key(i), detail()) if self.reasons[reason]<_KEEP else ()
         self.add(reason, path(i), *found, source=sources[lines['source'][i]], split=split(i))
     for reason,i,j in _repeats(lines):
@@ -351,14 +344,14 @@ def _read_index(folder): # content of index.json and the rows
     table = np.load(io.BytesIO(fetch(f'{folder}/index.npy')))
     if table.dtype!=ROW or len(table)!=about['samples']:
         raise ValueError(f"index.npy is no table of {about['samples']} samples")
-    for k in ('shard','source','task'):
-        if (table[k]>=len(about[f'{k}s'])).any(): raise ValueError(f'index.npy has a {k} without a name')
-    if (table['split']>=len(SPLITS)).any(): raise ValueError('index.npy has an unknown split')
+    for k in ('shard','source','task','split'):
+        names = SPLITS if k=='split' else about[f'{k}s']
+        if (table[k]>=len(names)).any(): raise ValueError(f'index.npy has a {k} without a name')
     return about, table
 
 # %% ../../nbs/1_data/08_check.ipynb #c948444a
-def _jobs_of(folder, report, tokenizer=None): # one job per tar; findings about the folder go to the report
-    def fault(reason, why, shard=folder): report.add(reason, shard, '', str(why)[:200])
+def _jobs_of(folder, report, tokenizer=None): # one per tar; adds faults of the folder
+    def fault(reason, why, shard=folder): report.add(reason, shard, '', why[:200])
     about, table, wrong = None, np.zeros(0, ROW), 'no shards'
     try:
         tars, wrong = _tars_in(folder), 'no index'
@@ -385,39 +378,38 @@ def _count(self:CheckReport, clip, shard): # a clip and its findings
 
 # %% ../../nbs/1_data/08_check.ipynb #abe0b36f
 def check_shards(
-    folder:str, # of shards; several, or addresses, may be joined with commas
+    folder:str, # of shards; several, or addresses, joined with commas
     tokenizer=None, # of the run; none: lengths are not checked
-    decode:float=1., # share of the clips whose pixels are decoded, 0..1
+    decode:float=1., # share of the clips to decode, 0..1
     workers:int=0, # processes; 0: this one
-    track:Callable=lambda n: None, # called with 1 for each tar that is done
+    track:Callable=lambda n: None, # called with 1 for each tar
     max_tokens:int=1024, # longest sequence of the run
     pool:Executor=None, # your own processes instead
-)->CheckReport: # shows itself in notebooks and terminals
+)->CheckReport:
     "Read everything once, and report what is wrong."
     report, lines, sources = CheckReport(str(folder)), [np.zeros(0, _LINE)], {}
     jobs = [j for f in str(folder).split(',') for j in _jobs_of(f.strip().rstrip('/'), report, tokenizer)]
+    paths = [path for path,*_ in jobs]
     check = partial(_check_shard, tokenizer=tokenizer, decode=decode, max_tokens=max_tokens)
     number = lambda clip: sources.setdefault(clip.source, len(sources))
     with open_engine(workers=workers, pool=pool) as (pool, _):
         try:
-            for (path, *_),(clips, faults) in zip(jobs, (pool.map if pool else map)(check, jobs)):
+            for path,(clips, faults) in zip(paths, (pool.map if pool else map)(check, jobs)):
                 for reason,key,detail in faults: report.add(reason, path, key, detail)
                 for clip in clips: report._count(clip, path)
                 lines.append(np.array([_line(c, report.shards, number(c)) for c in clips if c.source], _LINE))
                 report.shards += 1
                 track(1)
         except BrokenExecutor as e: # results come in the order of the jobs
-            left = [path for path,*_ in jobs[report.shards:]]
+            left = paths[report.shards:]
             report.add('lost process', left[0], '', f'{len(left)} shards are not checked ({e})'[:200])
-    report._compare(np.concatenate(lines), [path for path,*_ in jobs], list(sources))
+    report._compare(np.concatenate(lines), paths, list(sources))
     return report
 
 # %% ../../nbs/1_data/08_check.ipynb #39ec9f5f
-def _printable(text): return ''.join(c if c.isprintable() else '▯' for c in text)
-
 @patch
-def table(self:CheckReport)->pd.DataFrame: # a row per source and split, and a last one for all
-    "What there is, by source and split."
+def table(self:CheckReport)->pd.DataFrame:
+    "A row per source and split, and a last one for all."
     places = sorted(self.totals, key=lambda p: (p[0]=='', p[0], [*SPLITS, ''].index(p[1])))
     totals, rows = self.totals|{('all',''):sum(self.totals.values(), Counter())}, {}
     for place in (*places, ('all','')):
@@ -430,7 +422,6 @@ def table(self:CheckReport)->pd.DataFrame: # a row per source and split, and a l
             which=', '.join(f'{n:,} {r}' for r,n in bad.most_common()))
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis(['source','split'])
 
-# %% ../../nbs/1_data/08_check.ipynb #3de5488c
 @patch
 def __repr__(self:CheckReport):
     bad, notes = (sum(self.reasons[r] for r in kind) for kind in (_BAD, _NOTES))
@@ -442,7 +433,7 @@ def __repr__(self:CheckReport):
         if not (n:=self.reasons[reason]): continue
         lines += ['', f"{'bad' if reason in _BAD else 'note'}: {n:,} × {reason}: {mend}"]
         for f in [f for f in self.findings if f['reason']==reason][:3]:
-            parts = _short(f['shard']), f['key'], f['detail']
-            lines.append('    '+': '.join(_printable(x) for x in parts if x))
+            parts = map(_printable, (_short(f['shard']), f['key'], f['detail']))
+            lines.append('    '+': '.join(filter(None, parts)))
         if n>3: lines.append(f'    … and {n-3:,} more')
     return '\n'.join(lines)

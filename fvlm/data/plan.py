@@ -8,6 +8,7 @@ __all__ = ['PlanError', 'Plan']
 # %% ../../nbs/1_data/06_plan.ipynb #a38d1b91
 import hashlib, heapq, json, math
 import numpy as np
+from collections import namedtuple
 from dataclasses import dataclass, field
 from fractions import Fraction
 from fastcore.basics import patch
@@ -18,13 +19,12 @@ class PlanError(ValueError):
 
 def _integer_type(n): return np.int32 if n<2**31 else np.int64 # the smallest that can number n samples
 
-def _epoch_order(n, *key): # `[n]`, each of 0..n-1 once; the key is the seed, the epoch and the group
+def _epoch_order(n, *key): # `[n]` of 0..n-1; the key: seed, epoch, group
     order = np.arange(n, dtype=_integer_type(n))
     np.random.default_rng(key).shuffle(order)
     return order
 
-# %% ../../nbs/1_data/06_plan.ipynb #6d5274fa
-def _chunk_by_length(lengths, chunk, *key): # `[W]` tokens of a window -> positions in it, each of 0..W-1 once
+def _chunk_by_length(lengths, chunk, *key): # `[W]` tokens -> `[W]` positions, reordered
     by_length = np.argsort(lengths, kind='stable') # equal lengths keep the order of the epoch
     chunk_of = np.arange(len(lengths))//chunk
     order = np.random.default_rng(key).permutation(chunk_of[-1]+1)
@@ -35,10 +35,10 @@ def _share_count(p, share): # `p·share`, rounded to the nearest integer; halves
     return (2*p*share.numerator+share.denominator)//(2*share.denominator)
 
 # %% ../../nbs/1_data/06_plan.ipynb #220ab397
-def _split(left, right, share): # a tree: left and right are trees or groups, `share` belongs to the right
+def _split(left, right, share): # trees or groups; `share` belongs to the right
     return left, right, Fraction(share).limit_denominator(1_000_000)
 
-def _split_tree(weights): # the tree of groups with these weights, the lightest joined first
+def _split_tree(weights): # of groups, the lightest joined first
     heap = [(Fraction(w), g, g) for g,w in weights.items()]
     heapq.heapify(heap)
     while len(heap)>1:
@@ -46,8 +46,7 @@ def _split_tree(weights): # the tree of groups with these weights, the lightest 
         heapq.heappush(heap, (a+b, min(g,h), _split(heavy, light, a/(a+b))))
     return heap[0][2]
 
-# %% ../../nbs/1_data/06_plan.ipynb #d19193e0
-def _locate(tree, p): # group of each position (int64), and its rank in the group's stream
+def _locate(tree, p): # group of each position, and its rank in the stream
     if not isinstance(tree, tuple): return np.full_like(p, tree), p
     left, right, share = tree
     right_before = _share_count(p, share)
@@ -57,66 +56,58 @@ def _locate(tree, p): # group of each position (int64), and its rank in the grou
         group[here], rank[here] = _locate(side, number[here])
     return group, rank
 
-def _group_counts(tree, p): # group -> how many of the first `p` positions it has
+def _group_counts(tree, p): # group -> its part of the first `p` positions
     if not isinstance(tree, tuple): return {tree:p}
     right = _share_count(p, tree[2])
     return _group_counts(tree[0], p-right) | _group_counts(tree[1], right)
 
 # %% ../../nbs/1_data/06_plan.ipynb #5d582f57
-@dataclass(frozen=True, eq=False)
-class _Group: # samples that share a stream
-    name:str # all, visual, text, a source, or side/source
-    share:float # of the samples of the run
-    members:np.ndarray=field(repr=False) # sample numbers, rising
+_Group = namedtuple('_Group', 'name share members') # a stream: its share of the run, rising sample numbers
 
 _LEAST = dict(batch_size=1, seed=0, window=0, chunk=1, micro_batch=0, token_budget=0, frame_budget=0)
 
-def _check_fields(plan): # refuse arrays that do not fit together and numbers out of range
+def _check_fields(plan): # arrays that do not fit, numbers out of range
     for name,least in _LEAST.items():
         value = getattr(plan, name)
         if not isinstance(value, (int,np.integer)) or not least<=value<2**32:
             raise PlanError(f'{name} is {value}; give a whole number from {least} to below 2**32')
-    if not len(plan.lengths):
-        raise PlanError('the index has no samples; build shards first')
+    if not len(plan.lengths): raise PlanError('the index has no samples; build shards first')
     for name,low,high in (('lengths',1,2**31), ('frames',0,2**31), ('source',0,len(plan.names))):
         v = getattr(plan, name)
         if v.shape!=plan.lengths.shape or v.ndim!=1 or v.dtype.kind not in 'iu':
             raise PlanError(f'{name} is {v.dtype} {v.shape} and lengths {plan.lengths.shape}')
-        for i in (int(v.argmin()), int(v.argmax())):
-            if low<=v[i]<high: continue
-            raise PlanError(f'sample {i}: {name} is {v[i]}, not in {low}..{high-1}; build the index again')
+        for i in (v.argmin(), v.argmax()):
+            if not low<=v[i]<high:
+                raise PlanError(f'sample {i}: {name} is {v[i]}, not in {low}..{high-1}; index again')
 
 # %% ../../nbs/1_data/06_plan.ipynb #40a53ff0
 def _check_mix(plan): # refuse a mixture that cannot be kept
     if not (plan.text_share==0 or 1e-6<=plan.text_share<=1-1e-6):
         raise PlanError(f'text_share is {plan.text_share}; give a share from 0 to below 1')
-    mix = plan.mix or {}
-    for name,w in mix.items():
+    for name,w in (plan.mix or {}).items():
         if name not in plan.names:
             raise PlanError(f"mix: no source '{name}'; the sources are {', '.join(plan.names)}")
-        if not (math.isfinite(w) and w>0 and w>=1e-6*sum(mix.values())):
+        if not 0<w<math.inf or w<1e-6*sum(plan.mix.values()):
             raise PlanError(f"mix: the weight of '{name}' is {w}; give at least a millionth of all")
         if not (plan.source==plan.names.index(name)).any():
             raise PlanError(f"mix: source '{name}' has no samples; leave it out")
 
-def _check_budgets(plan): # refuse a sample that exceeds a budget by itself
+def _check_budgets(plan): # no sample may exceed one by itself
     for values,unit in ((plan.lengths,'token'), (plan.frames,'frame')):
         for g in plan.groups:
             i, most = g.members[values[g.members].argmax()], getattr(plan, f'{unit}_budget')
-            if most and values[i]>most:
+            if 0<most<values[i]:
                 raise PlanError(f"sample {i} of '{plan.names[plan.source[i]]}' has {values[i]} {unit}s, "
                                 f'but {unit}_budget is {most}; raise it')
 
 # %% ../../nbs/1_data/06_plan.ipynb #1b40dccb
-def _make_groups(plan): # the groups of samples and the tree that mixes them
+def _make_groups(plan): # and the tree that mixes them
     is_text, groups, trees = plan.frames==0, [], []
     sides = [('', np.ones_like(is_text), 1.)]
     if plan.text_share: sides = [('visual', ~is_text, 1-plan.text_share), ('text', is_text, plan.text_share)]
     for side,in_side,share in sides:
-        parts = [('', in_side, 1.)]
-        if plan.mix:
-            parts = [(name, in_side&(plan.source==plan.names.index(name)), w)
-                     for name,w in sorted(plan.mix.items())]
+        parts = [(name, in_side & (plan.source==plan.names.index(name)) if name else in_side, w)
+                 for name,w in sorted((plan.mix or {'':1.}).items())]
         parts = [(name, np.flatnonzero(chosen).astype(_integer_type(len(chosen))), w)
                  for name,chosen,w in parts if chosen.any()]
         if not parts:
@@ -140,9 +131,9 @@ class Plan:
     seed:int=0 # of the order
     text_share:float=0. # share of samples without frames; 0: as they come
     mix:dict[str,float]|None=None # weight of each source; none: as they come
-    window:int=4096 # samples that are sorted by length together; 0: no sorting
-    chunk:int=8 # samples of similar length that stay together
-    micro_batch:int=0 # most samples in a micro-batch; 0: any number, as for the budgets
+    window:int=4096 # samples sorted by length; 0: no sorting
+    chunk:int=8 # of similar length, kept together
+    micro_batch:int=0 # most samples in a micro-batch; 0: no limit, as below
     token_budget:int=0 # most tokens in a micro-batch, padding included
     frame_budget:int=0 # most distinct frames in a micro-batch
 
@@ -157,14 +148,14 @@ class Plan:
 
     def __getstate__(self): return self.__dict__ | dict(_cache={})
 
-    def _cached(self, name, version, make): # what `make` gives; the newest version is kept
+    def _cached(self, name, version, make): # the newest version is kept
         old = self._cache.get(name)
         if old is None or old[0]!=version: old = self._cache[name] = version, make()
         return old[1]
 
 # %% ../../nbs/1_data/06_plan.ipynb #dea20d05
 @patch
-def _block(self:Plan, g, epoch, i): # window i of an epoch of group g: positions among its members
+def _block(self:Plan, g, epoch, i): # window i: positions among the members of group g
     members = self.groups[g].members
     key = (self.seed, epoch, g) if len(self.groups)>1 else (self.seed, epoch)
     def make():
@@ -175,7 +166,7 @@ def _block(self:Plan, g, epoch, i): # window i of an epoch of group g: positions
     return self._cached(('block', g), (epoch, i), make)
 
 @patch
-def _stream(self:Plan, g, rank): # the samples at these positions of the endless stream of group g
+def _stream(self:Plan, g, rank): # the samples at these ranks of group g
     members, out = self.groups[g].members, np.empty(len(rank), np.int64)
     n = len(members)
     size = min(self.window or n, n)
@@ -189,19 +180,15 @@ def _stream(self:Plan, g, rank): # the samples at these positions of the endless
 
 # %% ../../nbs/1_data/06_plan.ipynb #953dd143
 @patch
-def samples(self:Plan,
-    p:np.ndarray, # int64 positions in the endless sequence
-)->np.ndarray: # sample numbers, int64
-    "The samples at these positions."
+def samples(self:Plan, p:np.ndarray)->np.ndarray: # sample numbers, int64
+    "The samples at these positions (int64) of the sequence."
     group, rank = _locate(self.tree, p)
     out = np.empty(len(p), np.int64)
     for g in np.unique(group): out[group==g] = self._stream(int(g), rank[group==g])
     return out
 
 @patch
-def update(self:Plan,
-    step:int, # 0, 1, 2, …
-)->np.ndarray: # `[B]` sample numbers, read-only
+def update(self:Plan, step:int)->np.ndarray: # `[B]` sample numbers, read-only
     "The samples of one update, in the order of the sequence."
     if step<0: raise PlanError(f'step is {step}; give 0 or more')
     def make():
@@ -226,7 +213,6 @@ def _piece_costs(lengths, frames, micro_batch=0, token_budget=0, frame_budget=0)
     rows = np.arange(1, (end-first).max()+1)
     return np.where(end[:,None]-rows>=first[:,None], rows*longest[:,None], _FORBIDDEN)
 
-# %% ../../nbs/1_data/06_plan.ipynb #5c7eff1e
 def _best_cut(cost, ranks, join): # `join`: np.add or np.maximum -> ends of the pieces, cost of all
     n = len(cost)-1
     start = np.arange(n+1)[:,None]-np.arange(1, cost.shape[1]+1)
@@ -247,14 +233,10 @@ def _cut(lengths, frames, ranks=1, **limits): # where the pieces end; the last i
 
 # %% ../../nbs/1_data/06_plan.ipynb #5baf28c4
 @patch
-def micro(self:Plan,
-    step:int, # 0, 1, 2, …
-    ranks:int=1, # processes
-)->list[np.ndarray]: # sample numbers of each micro-batch, over all processes
-    "An update, cut into micro-batches."
+def micro(self:Plan, step:int, ranks:int=1)->list[np.ndarray]: # sample numbers of each
+    "The micro-batches of an update, over all of `ranks` processes."
     B = self.batch_size
-    if not 1<=ranks<=B:
-        raise PlanError(f'{ranks} processes for batch_size {B}; each needs a sample, so use 1 to {B}')
+    if not 1<=ranks<=B: raise PlanError(f'{ranks} processes for batch_size {B}; each needs a sample')
     def make():
         samples = self.update(step)
         if not (self.token_budget or self.frame_budget):
@@ -268,22 +250,16 @@ def micro(self:Plan,
     return list(self._cached('micro', (int(step), ranks), make))
 
 # %% ../../nbs/1_data/06_plan.ipynb #93fc5655
-def _deal(costs, ranks): # micro-batches shared out evenly: in number, then in cost -> numbers per process
-    most = -(-len(costs)//ranks)
-    load, dealt = [0]*ranks, [[] for _ in range(ranks)]
-    for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
-        r = min((r for r in range(ranks) if len(dealt[r])<most), key=lambda r: (load[r], r))
-        dealt[r].append(i)
-        load[r] += costs[i]
+def _deal(costs, ranks): # evenly in number, then in cost -> numbers per process
+    dealt = [[] for _ in range(ranks)]
+    for i in sorted(range(len(costs)), key=lambda i: -costs[i]):
+        free = (d for d in dealt if len(d)*ranks<len(costs))
+        min(free, key=lambda d: sum(costs[j] for j in d)).append(i)
     return [sorted(d) for d in dealt]
 
 @patch
-def of_rank(self:Plan,
-    step:int, # 0, 1, 2, …
-    rank:int=0, # this process, 0..ranks-1
-    ranks:int=1, # processes
-)->list[np.ndarray]: # sample numbers of each of its micro-batches, at least one
-    "The micro-batches of one process."
+def of_rank(self:Plan, step:int, rank:int=0, ranks:int=1)->list[np.ndarray]: # at least one
+    "The micro-batches of process `rank`, 0..ranks-1."
     if not 0<=rank<ranks: raise PlanError(f'rank {rank} of {ranks} processes')
     micro = self.micro(step, ranks)
     costs = [len(m)*int(self.lengths[m].max()) for m in micro]
@@ -291,10 +267,8 @@ def of_rank(self:Plan,
 
 # %% ../../nbs/1_data/06_plan.ipynb #35d5b70c
 @patch
-def epoch(self:Plan,
-    step:int, # updates done
-)->dict[str,float]: # group -> epochs
-    "How many epochs of each group the first `step` updates are."
+def epoch(self:Plan, step:int)->dict[str,float]:
+    "Group -> how many epochs of it the first `step` updates are."
     counts = _group_counts(self.tree, int(step)*self.batch_size)
     return {g.name:counts[i]/len(g.members) for i,g in enumerate(self.groups)}
 
@@ -304,26 +278,21 @@ def fingerprint(self:Plan)->str: # 32 hexadecimal digits
     "Digest of the index."
     def make():
         h = hashlib.blake2b(json.dumps([len(self.lengths), *self.names]).encode(), digest_size=16)
-        for v in (self.lengths, self.frames, self.source):
-            for i in range(0, len(v), 2**20): h.update(v[i:i+2**20].astype('<i8').tobytes())
+        for v in (self.lengths, self.frames, self.source): h.update(v.astype('<i8'))
         return h.hexdigest()
     return self._cached('fingerprint', None, make)
 
 @patch
-def state(self:Plan,
-    step:int, # updates done
-)->dict: # plain, for JSON
+def state(self:Plan, step:int)->dict: # plain, for JSON
     "Where the run stands, and what a resumed run must agree with."
-    numbers = {k:int(getattr(self, k)) for k in ('seed','batch_size','window','chunk')}
+    numbers = {k:getattr(self, k) for k in ('seed','batch_size','window','chunk')}
     mix = {k:float(v) for k,v in (self.mix or {}).items()} or None
     return dict(step=int(step), **numbers, text_share=float(self.text_share), mix=mix,
                 samples=len(self.lengths), index=self.fingerprint())
 
 @patch
-def check(self:Plan,
-    state:dict, # from `state`, perhaps of an earlier run
-)->int: # step
-    "The step to continue with; a plan of another order raises."
+def check(self:Plan, state:dict)->int:
+    "The step to continue a saved `state` with; one of another order raises."
     for k,v in self.state(state.get('step', 0)).items():
         if state.get(k)!=v:
             raise PlanError(f'{k} was {state.get(k)} in the saved run and is {v} now; set it back')
