@@ -145,13 +145,13 @@ def messages_of(chat:dict, shown:list[dict])->list[dict]: # for `encode_chat`
     "The conversation of a stored chat; `shown` has type and frames of each medium."
     if 'messages' in chat: return chat['messages']
     parts = [dict(type='text', text=chat['question']), *(dict(type=s['type']) for s in shown)]
-    return [*announce([dict(role='user', content=parts)], shown),
-            dict(role='assistant', content=chat['answer'])]
+    answer = dict(role='assistant', content=chat['answer'])
+    return [*announce([dict(role='user', content=parts)], shown), answer]
 
 def shown_in(meta:dict, frames:int)->list[dict]: # type and frames of each medium
-    "What a clip shows, from its JSON and stored frames; else one frame is an image, several are a video."
+    "What a clip shows, from its JSON; else one frame is an image, several are a video."
     kind = 'image' if frames==1 else 'video'
-    return meta.get('media') or ([dict(type=kind, frames=frames)] if frames else [])
+    return meta.get('media') or [dict(type=kind, frames=frames)][:frames]
 
 # %% ../../nbs/1_data/04_shards.ipynb #813ffdd7
 MAX_CLIP, MAX_MEMBERS = 256_000_000, 4_096 # bytes and files of one clip
@@ -165,7 +165,7 @@ def safe_member(m:tarfile.TarInfo, where:str)->tuple[str,str]: # key and ending
     raise ShardError(f'{where}: {m.name!r:.60} {why}')
 
 def read_members(data:bytes, where:str)->dict: # ending to bytes
-    "The files of one clip that was cut out of a tar; `where` is for the error."
+    "The files of one clip, cut out of a tar; `where` is for the error."
     files = {}
     for m in walk_tar(io.BytesIO(data+bytes(1024))):
         files[safe_member(m, where)[1]] = data[m.offset_data:m.offset_data+m.size]
@@ -192,7 +192,7 @@ def _index_clip(name, members, file, tokenizer): # rows of a clip with members (
     start = members[0][1].offset
     length = max(m.offset_data+m.size for _,m in members)-start
     if length>MAX_CLIP or len(members)>MAX_MEMBERS:
-        raise ShardError(f'{length:,} bytes in {len(members):,} files are too much for one clip')
+        raise ShardError(f'{length:,} bytes, {len(members):,} files: too much for one clip')
     file.seek(text.offset_data)
     meta = json.loads(file.read(text.size))
     frames = sum(ending.endswith(IMAGE_ENDINGS) for ending,_ in members)
@@ -291,7 +291,7 @@ class Shards:
     def __getstate__(self): return self.__dict__ | dict(cache={})
 
     def column(self, name:str)->np.ndarray: # `[n]`
-        "A column of the index, such as frames or source, for the samples of this split."
+        "A column of the index for the samples of this split, such as frames."
         return self.table[name][self.rows]
 
 # %% ../../nbs/1_data/04_shards.ipynb #3bf4643c

@@ -132,7 +132,7 @@ class _Record:
 
 # %% ../../nbs/1_data/03_sources.ipynb #9422878c
 @patch
-def path(self:_Record, name): # of a media file, inside the media folder
+def path(self:_Record, name): # of a media file
     is_name = isinstance(name, str) and name.strip() and '\0' not in name and _is_utf8(name)
     _expect(is_name, 'the name of a medium', name, 'give the name of a file')
     _expect('://' not in name, 'a medium', name, 'download it and give the name of the file')
@@ -236,10 +236,7 @@ class _Source:
     rows:Callable=_rows # file -> rows, or tuples of row, key and media
 
 def _register(name, *args, **more):
-    def add(convert):
-        SOURCES[name] = _Source(name, convert, *args, **more)
-        return convert
-    return add
+    return lambda convert: SOURCES.setdefault(name, _Source(name, convert, *args, **more)).convert
 
 def _group(media, folder): # name of what is shown
     content = lambda m: hashlib.blake2b(b''.join(m.get('frames') or [m['data']]), digest_size=12).hexdigest()
@@ -294,9 +291,9 @@ def _place_media(r, messages): # media and messages, each mark with its medium
     parts = [p for m in turns for p in m['content'] if isinstance(p, dict)]
     marks = [p for p in parts if p.get('type') in ('image','video')]
     for p in marks:
-        if not left[p['type']]: continue
-        media.append(left[p['type']].pop(0))
-        p['type'] = media[-1]['type']
+        if left[p['type']]:
+            media.append(left[p['type']].pop(0))
+            p['type'] = media[-1]['type']
     media += images+videos # those without a mark
     first = next((m for m in turns if m.get('role')=='user'), None)
     if first and not marks: first['content'] = _marks(media)+first['content']
@@ -394,9 +391,9 @@ def _plain(r):
 
 # %% ../../nbs/1_data/03_sources.ipynb #bbe7dfa5
 def walk_tar(file)->Iterator[tarfile.TarInfo]:
-    """The members of an uncompressed tar, from their headers alone; not checked.
+    """The members of an uncompressed tar, from their headers alone.
 
-    A damaged or cut tar raises `tarfile.TarError` after its last readable header, whose data may be cut.
+    Damage raises `tarfile.TarError` after the last readable header, whose data may be cut.
     """
     try:
         with tarfile.open(fileobj=file, mode='r:') as tar:
@@ -416,7 +413,7 @@ def split_name(name:str)->tuple[str,str]:
     "Key and ending of a member: the first dot after the last slash parts them."
     return re.fullmatch(r'((?:.*/)?[^./]*)\.?([^/]*)', name, re.S).groups()
 
-def _samples(file): # key -> ending -> member, in order; and what is wrong with the file
+def _samples(file): # key -> ending -> member; and what is wrong with the file
     found, fault, last, apart = {}, None, None, False
     try:
         for m in walk_tar(file):
@@ -451,7 +448,7 @@ def _shown(endings): # type of the medium, how it is kept, endings in order
 
 # %% ../../nbs/1_data/03_sources.ipynb #e092a863
 def _tar_row(file, key, members): # fields and media of a sample
-    if key.startswith('/') or '..' in key.split('/'): raise SourceError('its name leads out of the folder')
+    if key.startswith('/') or '..' in key.split('/'): raise SourceError('its name leads out; rename it')
     kind, kept_as, endings = _shown(members)
     if sum(members[e].size for e in endings)>LIMITS['video']: raise SourceError('its frames are too large')
     def read(ending):
@@ -491,7 +488,7 @@ def _tars(r):
     return _answered(r, r.media, r.text(field), question, wordings, **pair) | dict(source=source)
 
 # %% ../../nbs/1_data/03_sources.ipynb #0c0ec72e
-def _guess_kind(path): # the only format that the first record fits
+def _guess_kind(path): # by the first record
     file = next(iter(_files_of(path, (*_TABLES, '.tar'))))
     if file.name.lower().endswith('.tar'): return 'tars'
     first = next(_records(file), None)
@@ -517,7 +514,7 @@ def clips_from(
 
 # %% ../../nbs/1_data/03_sources.ipynb #d6bb41c9
 def records_in(path:str|Path)->int|None:
-    "How many records a data set has, estimated for text; None where it cannot be known."
+    "Number of records, estimated for text; None where it cannot be known."
     def count(file):
         kind = file.suffix.lower()
         if kind=='.parquet': return parquet.ParquetFile(file).metadata.num_rows
