@@ -262,6 +262,10 @@ def write_index(
 # %% ../../nbs/1_data/04_shards.ipynb #0e3f238d
 def fetch(path:str, offset:int=0, length:int=None)->bytes:
     "A piece of a file or an address; without a length all that follows."
+    if '://' not in path:
+        with open(path, 'rb', buffering=0) as f:
+            f.seek(offset)
+            return f.read(-1 if length is None else length)
     fs, name = fsspec.core.url_to_fs(path)
     return fs.cat_file(name, offset, None if length is None else offset+length)
 
