@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ABLATIONS', 'BASELINE', 'FINE_PASS_KEYS', 'RUN_COLUMNS', 'STUDY_STYLE', 'STUDY_COLOURS', 'load_ablations',
            'with_keys', 'transfer', 'pretrain_language_model', 'prepare_data', 'run_study', 'save_study', 'run_rows',
-           'last_rows', 'seed_interval', 'plot_study', 'run_ablations']
+           'last_rows', 'seed_interval', 'mean_of_seeds', 'plot_study', 'run_ablations']
 
 # %% ../../nbs/6_experiments/03_ablations.ipynb #5009d7a3
 import io, json, math, os, time
@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 from scipy import stats
 from ..config import (Config, ConfigError, LearningRates, diff_configs, flat, load_config, to_dict,
-                         write_atomic)
+    write_atomic)
 from ..data.build import build_shards
 from ..data.loader import Batches
 from ..data.shards import FrameSpec, Shards
@@ -29,8 +29,8 @@ from ..world.scenes import World, make_scene
 
 # %% ../../nbs/6_experiments/03_ablations.ipynb #66b8c777
 ABLATIONS = dict(
-    F1=(('model.frozen',), 'is a trained connector between two frozen backbones enough?'),
-    F2=(('model.frozen',), 'is it enough to train the vision backbone and the connector?'),
+    F1=(('model.frozen',), 'is a trained connector enough?'),
+    F2=(('model.frozen',), 'are connector and vision backbone enough?'),
     LR1=((), 'the baseline: all trained, the connector ten times as fast'),
     LR2=(('train.lr.connector',), 'connector a hundred times as fast as the backbones?'),
     LR3=(('train.lr.connector',), 'three times as fast?'),
@@ -45,25 +45,24 @@ ABLATIONS = dict(
 )
 BASELINE = 'LR1'
 
-# %% ../../nbs/6_experiments/03_ablations.ipynb #96725cb8
-def load_ablations(folder:str|Path)->dict: # name to (config, {key: (value in the baseline, value here)})
+def load_ablations(folder:str|Path)->dict: # name to (config, {key: (baseline, here)})
     "The runs of a folder, each checked against what it declares."
     found, baseline = {}, load_config(Path(folder)/'baseline.yaml')
     for name, (keys, _) in ABLATIONS.items():
         cfg = load_config(path := Path(folder)/f'{name.lower()}.yaml')
         difference = diff_configs(baseline, cfg)
         if set(difference)!=set(keys):
-            raise ConfigError(f"{path} changes {', '.join(difference) or 'nothing'}, but {name} is about "
-                              f"{', '.join(keys) or 'nothing'}")
+            here, declared = (', '.join(d) or 'nothing' for d in (difference, keys))
+            raise ConfigError(f'{path} changes {here}, but {name} is about {declared}')
         found[name] = cfg, difference
     return found
 
 # %% ../../nbs/6_experiments/03_ablations.ipynb #fb85e460
 _TINY_SOURCES = dict(openvid='scenes/caption', webvid='scenes/lookup', cauldron='scenes/picture',
-                     smoltalk='scenes/text')
-FINE_PASS_KEYS = 'model.lambda_coarse', 'train.refine' # what only a model with a fine pass has
+    smoltalk='scenes/text')
+FINE_PASS_KEYS = 'model.lambda_coarse', 'train.refine' # need a fine pass
 
-def with_keys(config:Config, keys:dict)->Config: # dotted key to value; checked as a whole
+def with_keys(config:Config, keys:dict)->Config: # dotted key to value
     "A config, or a part of one, with some keys changed."
     own = {}
     for key, value in keys.items():
@@ -72,9 +71,8 @@ def with_keys(config:Config, keys:dict)->Config: # dotted key to value; checked 
     new = {k:v[''] if '' in v else with_keys(getattr(config, k), v) for k, v in own.items()}
     return replace(config, **new)
 
-# %% ../../nbs/6_experiments/03_ablations.ipynb #99383ec0
 def transfer(baseline:Config, ablation:Config, base:Config)->Config: # `base` with the ablation's change
-    "Change in `base` what an ablation changes in the baseline that it was written for."
+    "Change in `base` what an ablation changes in its baseline."
     names = {} if base.data.shards==baseline.data.shards else _TINY_SOURCES
     there, values = flat(to_dict(base)), {}
     for key, (old, new) in diff_configs(baseline, ablation).items():
@@ -86,20 +84,20 @@ def transfer(baseline:Config, ablation:Config, base:Config)->Config: # `base` wi
     return with_keys(base, values | dict(name=ablation.name))
 
 # %% ../../nbs/6_experiments/03_ablations.ipynb #659fd206
-def _clip(scene, kind, media, questions): # one of the clips that `build_shards` takes
+def _clip(scene, kind, media, questions): # for `build_shards`
     key = f'{scene.key}-{kind[0]}'
     chats = [dict(key=f'{key}{i}', question=text, answer=q.answer, task=kind, chance=1/len(q.choices))
-             for i, (text, q) in enumerate(questions)]
+        for i, (text, q) in enumerate(questions)]
     return dict(key=key, source=f'scenes/{kind}', media=media, chats=chats)
 
-def _picture_clips(count): # still images with one to four glyphs, and a question about each glyph
+def _picture_clips(count): # still images; a question about each glyph
     for i in range(count):
         scene, png = make_scene('lookup', i, World(frames=1, glyphs=(1,1,1,1,2,2,3,4)[i%8])), io.BytesIO()
         Image.fromarray(scene.frames()[0]).save(png, 'PNG')
         yield _clip(scene, 'picture', [dict(type='image', data=png.getvalue())],
-                    [(q.question, q) for q in scene.questions])
+            [(q.question, q) for q in scene.questions])
 
-def _text_clips(count): # scenes told in words, with a question about a colour or a number
+def _text_clips(count): # told scenes; a question about a colour or a number
     for i in range(count):
         scene = make_scene(('lookup', 'count')[i%2], i//2, World(glyphs=4))
         told, q = ' '.join(f'a {g.colour} {g.shape}.' for g in scene.glyphs), scene.questions[0]
@@ -120,24 +118,23 @@ def pretrain_language_model(cfg:Config, random:Path, steps:int)->None: # makes i
     load_tokenizer(f'{out}/model').save_pretrained(part)
     os.replace(part, target)
 
-# %% ../../nbs/6_experiments/03_ablations.ipynb #bd2d03d9
 def prepare_data(cfg:Config, count:int=4000, steps:int=600)->None: # images, and texts; updates
-    "Images, texts and the language model of the built-in world, as far as a baseline names them."
+    "What a baseline names of the built-in world."
     clips = dict(pictures=_picture_clips, text=_text_clips)
     language = Path(cfg.model.vision).parent/'language'
     for folder in map(Path, cfg.data.shards.split(', ')):
         if (folder/'report.json').is_file() or '://' in str(folder): continue
         if folder.name in clips and language.is_dir():
             build_shards(clips[folder.name](count), folder, FrameSpec(cfg.data.frame_size),
-                         tokenizer=load_tokenizer(language))
+                tokenizer=load_tokenizer(language))
         elif not (folder/'index.npy').is_file():
-            raise ConfigError(f'{folder} of data.shards is not there; run `fvlm data build`, or for the '
-                              'built-in world `python scripts/speedrun.py --only data`')
+            raise ConfigError(f'{folder} of data.shards is not there; run `fvlm data build`, or '
+                '`python scripts/speedrun.py --only data` for the built-in world')
     pretrain_language_model(cfg, language, steps)
 
 # %% ../../nbs/6_experiments/03_ablations.ipynb #3556f09f
 @torch.no_grad()
-def _look_entropy(model, tokenizer, cfg): # mode to entropy in nats, 0..ln N: mean over layers, heads, frames
+def _look_entropy(model, tokenizer, cfg): # mode to mean entropy in nats, 0..ln N
     if not model.pooler.uses_query: return {}
     shards = Shards(cfg.data.shards, 'validation', cfg.data.tasks, cfg.eval.samples)
     numbers = [i for i, t in enumerate(shards.column('frames')) if t][:16]
@@ -145,22 +142,21 @@ def _look_entropy(model, tokenizer, cfg): # mode to entropy in nats, 0..ln N: me
     inputs = {k:batch[k].to(model.device) for k in ('input_ids', 'pixel_values_videos')}
     def entropy(mode):
         output = model(**inputs, frame_index=batch['frame_index'], mode=mode, looks=True, logits_to_keep=1)
-        return attention_entropy(output.looks).mean().item()
-    return {m:entropy(m) for m in (cfg.eval.modes if hasattr(model, 'query_out') else ('coarse',))}
+        return dict(entropy=attention_entropy(output.looks).mean().item())
+    return {m:entropy(m) for m in (cfg.eval.modes if hasattr(model, 'query_out') else ['coarse'])}
 
-def _evaluate(model, tokenizer, cfg): # what `train` computes between updates
+def _evaluate(model, tokenizer, cfg): # between updates of `train`
     cfg = with_keys(cfg, {'data.mask':'answer'})
-    found, entropy = validate(model, tokenizer, cfg), _look_entropy(model, tokenizer, cfg)
-    return {m:r | (dict(entropy=entropy[m]) if m in entropy else {}) for m, r in found.items()}
+    found, entropy = (f(model, tokenizer, cfg) for f in (validate, _look_entropy))
+    return {m:r | entropy.get(m, {}) for m, r in found.items()}
 
-# %% ../../nbs/6_experiments/03_ablations.ipynb #981b85fc
 def run_study(configs:list[Config], out:Path, workers:int, title:str)->None:
-    "Train and evaluate in `out/runs` what is not done; `workers` as in `run_jobs`."
+    "Train and evaluate what is not done in `out/runs`."
     run_jobs([Job(c.name, train, (c, _evaluate)) for c in configs], workers, title,
-             sum(c.train.steps for c in configs), out/'runs')
+        sum(c.train.steps for c in configs), out/'runs')
 
 def save_study(out:Path, rows:pd.DataFrame, result:dict)->dict: # the result
-    "Write every evaluation to `results.csv`, and what is needed to judge them to `result.json`."
+    "Write `results.csv` and `result.json`."
     write_atomic(out/'results.csv', rows.to_csv(index=False))
     write_atomic(out/'result.json', json.dumps(result, indent=1, allow_nan=False)+'\n')
     return result
@@ -178,7 +174,7 @@ def _plan_runs(base, folder, names, seeds, out, repeated=ABLATIONS): # (name, se
 
 # %% ../../nbs/6_experiments/03_ablations.ipynb #d215abf0
 RUN_COLUMNS = ('run', 'seed', 'step', 'samples', 'tokens', 'mode', 'loss', 'accuracy', 'n', 'seconds',
-               'lr_connector', 'lr_vision', 'lr_language', 'entropy')
+    'lr_connector', 'lr_vision', 'lr_language', 'entropy')
 
 def run_rows(cfg:Config, name:str)->list[dict]: # of `RUN_COLUMNS`, per evaluation and mode
     "The curve of a run, from its log."
@@ -188,19 +184,18 @@ def run_rows(cfg:Config, name:str)->list[dict]: # of `RUN_COLUMNS`, per evaluati
     for e in log[log.event=='eval'].to_dict('records'):
         now = t[t.step<=e['step']].iloc[-1]
         common = dict(run=name, seed=cfg.train.seed, step=int(e['step']), samples=int(now.samples),
-                      tokens=int(now.tokens), seconds=round(now.seconds, 1))
+            tokens=int(now.tokens), seconds=round(now.seconds, 1))
         common |= {f'lr_{g}':now.get(f'lr.{g}', math.nan) for g in ('connector', 'vision', 'language')}
         for m in (c.removesuffix('.loss') for c in e if c.endswith('.loss') and not math.isnan(e[c])):
             found = {k:e.get(f'{m}.{k}', math.nan) for k in ('loss', 'accuracy', 'n', 'entropy')}
             rows.append(common | found | dict(mode=m))
     return rows
 
-# %% ../../nbs/6_experiments/03_ablations.ipynb #bfa98617
 def _in_trained_mode(rows): # each run in the mode it was trained for
     fine = rows.run.isin(rows.run[rows['mode']=='fine'])
     return rows[rows['mode']==fine.map({True:'fine', False:'coarse'})]
 
-def last_rows(rows:pd.DataFrame)->pd.DataFrame: # of `RUN_COLUMNS`; one row per run and seed
+def last_rows(rows:pd.DataFrame)->pd.DataFrame: # a row per run and seed
     "The last evaluation of every run, in the mode it was trained for."
     return _in_trained_mode(rows).sort_values('step').groupby(['run', 'seed'], sort=False).tail(1)
 
@@ -212,22 +207,25 @@ def seed_interval(values)->tuple[float,float]: # one number per seed -> lo, hi; 
     reach = stats.t.ppf(.975, len(x)-1)*x.sem()
     return x.mean()-reach, x.mean()+reach
 
+def mean_of_seeds(last:pd.DataFrame)->dict: # rows of one run from `last_rows`
+    "Means, and the interval of the loss."
+    lo, hi = seed_interval(last.loss)
+    means = last[['loss', 'accuracy', 'seconds']].mean()
+    return dict(mode=last['mode'].iloc[0], n=int(last.n.iloc[0]), seeds=len(last), lo=lo, hi=hi, **means)
+
 def _in_words(lo, hi): # of a loss less the baseline's
     if math.isnan(lo): return 'one seed: no interval'
     if lo<=0<=hi: return 'no difference shown: the interval holds zero'
     return f"{'better' if hi<0 else 'worse'} than the baseline"
 
-def _summarise(rows): # a row per run: mean, interval, difference to the baseline, words
+def _summarise(rows): # a row per run, compared with the baseline
     last, found = last_rows(rows).set_index(['run', 'seed']), []
     for run in sorted(set(last.index.get_level_values('run')), key=list(ABLATIONS).index):
         r = last.loc[run]
         d = (r.loss-last.loc[BASELINE].loss).dropna()
-        (lo, hi), (d_lo, d_hi) = seed_interval(r.loss), seed_interval(d)
-        found.append(dict(
-            run=run, mode=r['mode'].iloc[0], seeds=len(r), loss=r.loss.mean(), lo=lo, hi=hi,
-            accuracy=r.accuracy.mean(), n=int(r.n.iloc[0]), difference=d.mean(), d_lo=d_lo, d_hi=d_hi,
-            verdict='the baseline' if run==BASELINE else _in_words(d_lo, d_hi),
-            seconds=r.seconds.mean()))
+        lo, hi = seed_interval(d)
+        words = 'the baseline' if run==BASELINE else _in_words(lo, hi)
+        found.append(dict(run=run, **mean_of_seeds(r), difference=d.mean(), d_lo=lo, d_hi=hi, verdict=words))
     return pd.DataFrame(found)
 
 # %% ../../nbs/6_experiments/03_ablations.ipynb #58c0889f
@@ -237,12 +235,12 @@ _PANELS = {
     'what a frame becomes':dict(A6='static look', A1='shallow look', LR1='deep look', B1='16 pooled tokens'),
     'what is read':dict(LR1='baseline', A8a='image for 1 frame', A8b='image for 16', D1='more videos')}
 STUDY_STYLE = {'axes.spines.top':False, 'axes.spines.right':False, 'legend.frameon':False, 'figure.dpi':100,
-               'legend.fontsize':8, 'figure.constrained_layout.use':True}
+    'legend.fontsize':8, 'figure.constrained_layout.use':True}
 STUDY_COLOURS = '#0072b2', '#d55e00', '#009e73', '#cc79a7' # of Okabe and Ito, colour-blind safe
 
 @plt.rc_context(STUDY_STYLE)
 def plot_study(rows:pd.DataFrame)->plt.Figure: # of `RUN_COLUMNS`
-    "Loss over samples, a panel per question that has runs."
+    "Loss over samples, a panel per question."
     rows, runs = _in_trained_mode(rows), set(rows.run)
     panels = {title:p for title, p in _PANELS.items() if len(runs & set(p))>1} or {'': {}}
     fig, axs = plt.subplots(1, len(panels), figsize=(3.3*len(panels)+.4, 3), squeeze=False)
@@ -267,8 +265,8 @@ def run_ablations(
     names:list[str]=tuple(ABLATIONS), # beside the baseline
     seeds:list[int]=(0,), # of weights and order
     out:str|Path='outputs/ablations', # gets everything
-    workers:int=2, # runs at a time; 0: in this process
-    repeated:list[str]=tuple(ABLATIONS), # runs that have all seeds; the others have the first alone
+    workers:int=2, # 0: this process
+    repeated:list[str]=tuple(ABLATIONS), # with all seeds; the others with the first
 )->dict: # content of `result.json`
     "Train, evaluate and compare; what is done is not repeated."
     start, info, out = time.perf_counter(), run_info(), Path(out)

@@ -11,55 +11,50 @@ __all__ = ['load_result', 'percent', 'duration', 'markdown_table', 'coarse_note'
 import base64, io, json, math, re
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 import yaml # for the templates, like the looks of `unseen`
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import wraps
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.ticker import LogLocator
 from pathlib import Path
 from PIL import Image
-from scipy.stats import t as student_t
 from ..config import write_atomic
 from ..evaluation.unseen import UNSEEN, clearest_example, figure_entropy, look_table, unseen_looks
+from .ablations import STUDY_STYLE, seed_interval
 from ..world.scenes import GLYPH_COLOURS, World, frame_strip, make_scene
 
 # %% ../../nbs/6_experiments/05_report.ipynb #a03e3e2e
-_NUMBER = int, float
-_REQUIRED = dict(info=dict, smoke=bool, seeds=list, seconds=_NUMBER, arms=list)
+_REQUIRED = dict(info=dict, smoke=bool, seeds=list, seconds=int|float, arms=list)
 _OPTIONAL = dict(command='', size={}, data={}, vision=[], comparisons=[], stages=[], curves=[], configs={})
 _ARM = dict(name=str, data=str, order=str, pooler=str, train_mode=str, tokens_per_frame=int, results=list)
-_SCORE = dict(mode=str, n=int, accuracy=_NUMBER, lo=_NUMBER, hi=_NUMBER)
+_SCORE = dict(mode=str, n=int, accuracy=int|float, lo=int|float, hi=int|float)
 _HINT = 'make the file with scripts/speedrun.py'
 
-def _require(item, types, name): # keys with these types, or an error in one line
+def _require(item, types, name): # keys with these types
     for key,kind in types.items():
         if not isinstance(item, dict) or not isinstance(item.get(key), kind):
             raise ValueError(f"{name} has no usable '{key}'; {_HINT}")
 
-def _with_seeds(r, values): # a score or comparison with its interval over seeds
-    values, lo, hi = list(values or []), None, None
-    if len(values)>1:
-        half = student_t.ppf(.975, len(values)-1)*np.std(values, ddof=1)/math.sqrt(len(values))
-        lo, hi = float(np.mean(values)-half), float(np.mean(values)+half)
+def _with_seeds(r, values): # and the interval over seeds
+    values = list(values or [])
+    lo, hi = seed_interval(values) if len(values)>1 else (None, None)
     return dict(r, seeds=values, seed_lo=lo, seed_hi=hi)
 
-# %% ../../nbs/6_experiments/05_report.ipynb #1733cdd0
-def _check_result(result, name='result'): # complete; `name` is that of the file, for errors
+def _check_result(result, name='result'): # complete; `name`: for errors
     _require(result, _REQUIRED, name)
-    arms, seeds, result = [], {}, {**_OPTIONAL, **result}
+    arms, seeds, result = {}, {}, {**_OPTIONAL, **result}
     for i,arm in enumerate(result['arms']):
         _require(arm, _ARM, f'{name}: arms[{i}]')
         for j,r in enumerate(arm['results']):
             _require(r, _SCORE, f"{name}: arm '{arm['name']}', results[{j}]")
-        if arm['name'] in [a['name'] for a in arms]:
-            raise ValueError(f"{name} has two arms called '{arm['name']}'")
-        arms.append(_complete_arm(arm, result['data']))
-        seeds |= {f"{arm['name']}/{r['mode']}":r['seeds'] for r in arms[-1]['results']}
+        if arm['name'] in arms: raise ValueError(f"{name} has two arms called '{arm['name']}'")
+        arm = arms[arm['name']] = _complete_arm(arm, result['data'])
+        seeds |= {f"{arm['name']}/{r['mode']}":r['seeds'] for r in arm['results']}
     def complete(pair, arm=''): # a mode without its arm is one of this arm
         a, b = (pair[k] if '/' in pair[k] else f'{arm}/{pair[k]}' for k in 'ab')
         return _with_seeds(dict(pair, a=a, b=b), [x-y for x,y in zip(seeds.get(a, []), seeds.get(b, []))])
-    for arm in arms: arm['paired'] = [complete(p, arm['name']) for p in arm.get('paired', [])]
-    return {**result, 'arms':arms, 'comparisons':list(map(complete, result['comparisons'])),
+    for arm in arms.values(): arm['paired'] = [complete(p, arm['name']) for p in arm.get('paired', [])]
+    return {**result, 'arms':list(arms.values()), 'comparisons':list(map(complete, result['comparisons'])),
         'stages':[_with_seeds(r, r.get('seeds')) for r in result['stages']]}
 
 # %% ../../nbs/6_experiments/05_report.ipynb #d4aaead9
@@ -74,7 +69,7 @@ def _world_words(world, task='lookup'): # what differs from the plain world; in 
     new = {k:v for k,v in _shown(world).items() if v!=plain.get(k) and not (k=='frames' and task=='follow')}
     return ', '.join(_WORLD_WORDS.get(k, k+' {}').format(v) for k,v in new.items())
 
-def _complete_arm(arm, data): # nothing left out; task, world in words, and what kind of model it is
+def _complete_arm(arm, data): # complete; task, world and kind of model in words
     arm = {**dict(start='', world={}, steps=0, seconds=[]), **arm}
     task = data.get(arm['data'], {}).get('task', arm['data'])
     looks = 'dynamic looks' if arm['train_mode']=='fine' else 'static looks'
@@ -101,24 +96,24 @@ _WAYS = { # name in words, colour, mark
     'coarse': ('same model, static looks (coarse)', '#E69F00', 's'),
     'static': ('trained with static looks only', '#D55E00', '^'),
     'pooled': ('pooled tokens, no look', '#AA4499', 'v'),
-}
+    }
 
 def _way_of(arm, mode): # key of `_WAYS`
     if arm['train_mode']=='fine': return mode
     return 'pooled' if arm['pooler'] in ('grid','mean','cls') else 'static'
 
 # %% ../../nbs/6_experiments/05_report.ipynb #7aec6307
-def percent(p:float, lo:float=None, hi:float=None, unit:str='')->str: # of 0..1; such as "96.1 (95.2-97.0)"
-    "A share as text; a dash for what was not measured."
+def percent(p:float, lo:float=None, hi:float=None, unit:str='')->str: # such as "96.1 (95.2-97.0)"
+    "A share of 0..1 in percent; a dash for what was not measured."
     if p is None or math.isnan(p): return '–'
     return f'{100*p:.1f}{unit}'+('' if lo is None else f' ({100*lo:.1f}-{100*hi:.1f})')
 
-def _points(d, lo=None, hi=None): # of -1..1; such as "+66.1 points (+63.9 to +68.2)"
+def _points(d, lo=None, hi=None): # such as "+66.1 points (+63.9 to +68.2)"
     return f'{_signed(d)} points'+('' if lo is None else f' ({_signed(lo)} to {_signed(hi)})')
 
 def _signed(d): return f'{100*d:+.1f}'.replace('-', '−')
-def _rate(r, unit=''): return percent(r['accuracy'], r['lo'], r['hi'], unit) if r else '–' # a score
-def _gap(c): return _points(c['difference'], c['lo'], c['hi']) if c else '–' # a comparison
+def _rate(r, unit=''): return percent(r['accuracy'], r['lo'], r['hi'], unit) if r else '–'
+def _gap(c): return _points(c['difference'], c['lo'], c['hi']) if c else '–'
 def _by_seed(c): return ' / '.join(map(_signed, c['seeds'])) or '–' if c else '–'
 
 def duration(seconds:float)->str:
@@ -143,14 +138,13 @@ def _mode_rows(result): # a line per model and mode
     return pd.DataFrame(rows, columns=columns).astype(dict(chance=float))
 
 def coarse_note(result:dict)->str: # empty where coarse was trained, or no config says
-    "That the coarse mode was not trained to answer in stage 3."
+    "That stage 3 did not train the coarse mode."
     stage3 = [c for c in result['configs'].values() if c.get('stage')==3]
     if not stage3 or any(c.get('model', {}).get('lambda_coarse') for c in stage3): return ''
-    return ('The coarse mode of a model with dynamic looks had no loss of its own in stage 3: it is an '
-        'untrained path, not a control.')
+    return 'The coarse mode of dynamic models had no loss in stage 3: it is untrained, not a control.'
 
 def arm_frame(result:dict)->pd.DataFrame: # of text
-    "Every arm with its three modes: percent with 95 % intervals over videos."
+    "Every arm by mode: percent, 95 % intervals over videos."
     lines = []
     for _,part in _mode_rows(result).groupby('arm', sort=False):
         r, scores = part.iloc[0], {r.mode:percent(r.accuracy, r.lo, r.hi) for r in part.itertuples()}
@@ -158,9 +152,8 @@ def arm_frame(result:dict)->pd.DataFrame: # of text
             *(scores.get(m, '–') for m in _MODES)])
     return pd.DataFrame(lines, columns=['task','order','model','tokens per frame','chance',*_MODES])
 
-# %% ../../nbs/6_experiments/05_report.ipynb #05996ccf
 def stage_frame(result:dict)->pd.DataFrame: # of text; in percent
-    "What the models of the three stages can do, the kept checkpoint (first seed) apart from the mean."
+    "What the models of the three stages can do; the first seed is the kept checkpoint."
     shares = lambda values: ' / '.join(map(percent, values)) or '–'
     lines = [[r['task'], r['mode'], percent(r.get('chance')), shares(r['seeds'][:1]), shares(r['seeds']),
         _rate(r)] for r in result['stages']]
@@ -170,12 +163,12 @@ def stage_frame(result:dict)->pd.DataFrame: # of text; in percent
 # %% ../../nbs/6_experiments/05_report.ipynb #f26980fa
 _ORDERS = ('question first', 'video first')
 
-def _score(result, task, order, train_mode, mode): # of the plain world: the arm's name, and what it reached
+def _score(result, task, order, train_mode, mode): # of the plain world: the arm's name, its score
     kind = dict(task=task, order=order, train_mode=train_mode, pooler='deep', start='')
     found = [(a['name'], r) for a in result['arms'] if kind.items()<=a.items() for r in a['results']]
     return next((x for x in found if x[1]['mode']==mode), (None, None))
 
-def _compared(result, x, y): # two scores from `_score`; None where one is missing
+def _compared(result, x, y): # two scores from `_score`
     (a, ra), (b, rb) = x, y
     if not (ra and rb): return None
     a, b = f"{a}/{ra['mode']}", f"{b}/{rb['mode']}"
@@ -183,7 +176,7 @@ def _compared(result, x, y): # two scores from `_score`; None where one is missi
     bare = dict(a=a, b=b, difference=ra['accuracy']-rb['accuracy'], lo=None, hi=None)
     return next((c for c in made if (c['a'],c['b'])==(a,b)), _with_seeds(bare, []))
 
-def _gain(result, task, order): # score with dynamic looks, with static ones, and their comparison
+def _gain(result, task, order): # dynamic looks, static looks, their comparison
     fine, static = (_score(result, task, order, *m) for m in (('fine','fine'), ('coarse','coarse')))
     return fine[1], static[1], _compared(result, fine, static)
 
@@ -202,7 +195,7 @@ def two_by_two_frame(result:dict, task:str)->pd.DataFrame: # of text; a line per
 _MAIN = dict(lookup='question first', follow='video first') # where a dynamic look is meant to help
 _LEAST, _MOST, _FAR = .95, .45, .01 # dynamic looks; the static model; autoregressive from fine
 
-def _bounds(r): # of a score or a comparison: the widest of its two intervals
+def _bounds(r): # the widest of its two intervals
     known = [x for x in map(r.get, ('lo','hi','seed_lo','seed_hi')) if x is not None] or [r['difference']]
     return min(known), max(known)
 
@@ -218,16 +211,15 @@ def targets(result:dict)->pd.DataFrame: # of text
         fine, static, _ = _gain(result, task, order)
         passes = (_score(result, task, order, 'fine', m) for m in ('autoregressive','fine'))
         drift = _compared(result, *passes)
-        lines += [(task, f'dynamic looks at least {100*_LEAST:g} % correct', _rate(fine, ' %'),
-                _reached(fine, _LEAST, math.inf)),
-            (task, f'static model at most {100*_MOST:g} % correct', _rate(static, ' %'),
-                _reached(static, -math.inf, _MOST)),
-            (task, f'autoregressive within {100*_FAR:g} point of fine', _gap(drift),
-                _reached(drift, -_FAR, _FAR))]
+        aims = (
+            (f'dynamic looks at least {100*_LEAST:g} % correct', _rate(fine, ' %'), fine, _LEAST, math.inf),
+            (f'static model at most {100*_MOST:g} % correct', _rate(static, ' %'), static, -math.inf, _MOST),
+            (f'autoregressive within {100*_FAR:g} point of fine', _gap(drift), drift, -_FAR, _FAR))
+        lines += [(task, aim, value, _reached(*limits)) for aim, value, *limits in aims]
     return pd.DataFrame(lines, columns=['task','target','value','verdict'])
 
 # %% ../../nbs/6_experiments/05_report.ipynb #270a9ccd
-def _label(result, ref): # of arm/mode: where, and what
+def _label(result, ref): # of arm/mode: where, what
     name, _, mode = ref.rpartition('/')
     for a in result['arms']:
         if a['name']==name:
@@ -235,11 +227,11 @@ def _label(result, ref): # of arm/mode: where, and what
             return f"{a['task']}, {a['order']}: ", a['label']+mode
     return '', ref
 
-def _pair_label(result, pair): # such as "lookup, question first: dynamic looks (fine) against …"
+def _pair_label(result, pair): # "lookup, question first: … against …"
     (where, a), (there, b) = (_label(result, pair[k]) for k in 'ab')
     return f"{where}{a} against {'' if there==where else there}{b}"
 
-def _outcome(pair): # what its intervals say of the first against the second
+def _outcome(pair): # what its intervals say
     if pair['lo'] is None: return 'not tested'
     lo, hi = _bounds(pair)
     return 'better' if lo>0 else 'worse' if hi<0 else 'no difference shown'
@@ -262,7 +254,7 @@ _TEMPLATES = Environment(loader=PackageLoader('fvlm.experiments', '.'), undefine
 
 def _render(template, **values): return _TEMPLATES.get_template(template).render({**globals(), **values})
 
-def _gains_by_order(result, task): # where the question comes first, where last, and what the first is
+def _gains_by_order(result, task): # question first, question last, the first against the last
     first, last = (_gain(result, task, order)[2] for order in _ORDERS)
     if not (first and last) or None in (first['lo'], last['lo']): return first, last, 'not tested'
     (lo, hi), (lo2, hi2) = _bounds(first), _bounds(last)
@@ -282,12 +274,11 @@ def verdict(result:dict)->list[str]: # sentences
     return [s[0].upper()+s[1:] for s in (' '.join(line.split()) for line in lines)]
 
 # %% ../../nbs/6_experiments/05_report.ipynb #2f7889aa
-_STYLE = {'font.size':9, 'axes.spines.top':False, 'axes.spines.right':False, 'axes.edgecolor':'#999999',
-    'legend.frameon':False, 'xtick.color':'#444444', 'ytick.color':'#222222', 'axes.titlesize':9,
-    'axes.titleweight':'bold', 'axes.titlelocation':'left'}
+_STYLE = STUDY_STYLE | {'font.size':9, 'axes.edgecolor':'#999999', 'axes.titlesize':9,
+    'xtick.color':'#444444', 'ytick.color':'#222222', 'axes.titleweight':'bold', 'axes.titlelocation':'left'}
 _CHANCE, _GRID = '#777777', '#e6e6e6' # greys; colours belong to `_WAYS`
 
-def _figure(draw): # in our style, marked if it is of a smoke run, closed so that it shows once
+def _figure(draw): # in our style, marked in a smoke run, closed to show once
     @wraps(draw)
     def styled(result, *args, **kwargs):
         with plt.rc_context(_STYLE):
@@ -299,10 +290,10 @@ def _figure(draw): # in our style, marked if it is of a smoke run, closed so tha
         return fig
     return styled
 
-def _empty(words): # a figure for what is not in the file
+def _empty():
     fig, ax = plt.subplots(figsize=(6,.8))
     ax.axis('off')
-    ax.text(0, .5, words, va='center', color='#666666')
+    ax.text(0, .5, 'not in this result file', va='center', color='#666666')
     return fig
 
 def figure_png(fig:plt.Figure, dpi:int=100)->bytes:
@@ -314,14 +305,14 @@ def figure_png(fig:plt.Figure, dpi:int=100)->bytes:
 
 # %% ../../nbs/6_experiments/05_report.ipynb #81542d6c
 def _key(label, colour, **line): return plt.Line2D([], [], color=colour, label=label, mec='white', **line)
-def _legend(fig, keys): fig.legend(handles=keys, loc='outside upper left', ncols=2, fontsize=8)
+def _legend(fig, keys): fig.legend(handles=keys, loc='outside upper left', ncols=2)
 
-def _way_keys(ways): # which mark is which
+def _way_keys(ways):
     keys = [_key(_WAYS[w][0], _WAYS[w][1], marker=_WAYS[w][2], lw=3, ms=6.5) for w in _WAYS if w in set(ways)]
     seeds = _key('single seeds', 'none', marker='.', mfc='#333333', ms=6)
     return [*keys, seeds, _key('chance', _CHANCE, ls='--', lw=1)]
 
-def _draw_models(ax, rows): # a line per model: marks with intervals, seeds and chance
+def _draw_models(ax, rows): # a line per model
     groups = list(rows.groupby('arm', sort=False))
     for y,(_,part) in enumerate(groups):
         for dy,r in zip(np.linspace(-.29, .29, len(part)) if len(part)>1 else [0], part.itertuples()):
@@ -338,9 +329,10 @@ def _draw_models(ax, rows): # a line per model: marks with intervals, seeds and 
 
 # %% ../../nbs/6_experiments/05_report.ipynb #cfeac450
 def _panels(parts): # title -> rows
+    if not parts: return _empty()
     sizes = [p['arm'].nunique() for p in parts.values()]
     fig, axs = plt.subplots(len(parts), 1, sharex=True, squeeze=False, height_ratios=[n+.35 for n in sizes],
-        figsize=(7.6, .55*sum(sizes)+.42*len(parts)+.75), layout='constrained')
+        figsize=(7.6, .55*sum(sizes)+.42*len(parts)+.75))
     for ax,(title,part) in zip(axs[:,0], parts.items()):
         _draw_models(ax, part)
         ax.set_title(title)
@@ -350,10 +342,10 @@ def _panels(parts): # title -> rows
 
 @_figure
 def figure_modes(result:dict)->plt.Figure:
-    "Accuracy of every arm in the plain worlds, in each of its modes."
+    "Accuracy in the plain worlds, by mode."
     rows = _mode_rows(result).query("start==''").assign(name=lambda r: r['label'])
     parts = {', '.join(group):part for group,part in rows.groupby(['task','order'], sort=False)}
-    return _panels(parts) if parts else _empty('no model was measured')
+    return _panels(parts)
 
 @_figure
 def figure_harder(result:dict)->plt.Figure:
@@ -364,7 +356,7 @@ def figure_harder(result:dict)->plt.Figure:
         part = rows[(rows['arm']==start) | (rows['start']==start)]
         task, order, way = part[['task','order','way']].iloc[0]
         parts[f"{task}, {order}: {'pooled tokens' if way=='pooled' else 'dynamic looks'}"] = part
-    return _panels(parts) if parts else _empty('no harder world was measured')
+    return _panels(parts)
 
 # %% ../../nbs/6_experiments/05_report.ipynb #c5a5919c
 def _losses(result, run, event, column): # updates and losses of each seed
@@ -372,9 +364,9 @@ def _losses(result, run, event, column): # updates and losses of each seed
     return [(c['step'], [math.nan if v is None else v for v in c[column]]) for c in found]
 
 def _loss_panels(panels, columns, height): # title -> list of (name, colour, style, seeds)
-    rows = -(-len(panels)//columns)
-    fig, axs = plt.subplots(rows, columns, figsize=(7.6, height*rows+.6), squeeze=False, layout='constrained')
-    keys = {}
+    if not panels: return _empty()
+    rows, keys = -(-len(panels)//columns), {}
+    fig, axs = plt.subplots(rows, columns, figsize=(7.6, height*rows+.6), squeeze=False)
     for ax,(title,curves) in zip(axs.flat, panels.items()):
         for name,colour,style,seeds in curves:
             for x,y in seeds: ax.plot(x, y, style, color=colour, lw=.6, alpha=.6)
@@ -399,12 +391,12 @@ def figure_stages(result:dict)->plt.Figure: # of `smoke` and `curves` alone
     for run in sorted(runs, key=lambda run: run[-1]):
         panels[f'stage {run[-1]}'] = [('training', '#999999', ':', _losses(result, run, 'train', 'loss')),
             *((f'validation, {w}', _WAYS[w][1], '-', _losses(result, run, 'eval', f'{w}_loss'))
-                for w in ('coarse','fine'))]
-    return _loss_panels(panels, len(panels), 2.3) if panels else _empty('no stages were trained')
+            for w in ('coarse','fine'))]
+    return _loss_panels(panels, len(panels), 2.3)
 
 @_figure
 def figure_curves(result:dict)->plt.Figure:
-    "Training loss of the arms in the plain worlds, static and dynamic."
+    "Training loss in the plain worlds, static and dynamic."
     panels = {}
     for a in result['arms']:
         if a['start'] or not (seeds := _losses(result, a['name'], 'train', 'loss')): continue
@@ -414,21 +406,21 @@ def figure_curves(result:dict)->plt.Figure:
         panel.append((name+', shallow pooler'*shallow, colour, '--' if shallow else '-', seeds))
         if a['pooler']=='deep':
             panel.append((*_WAYS['coarse'][:2], '-', _losses(result, a['name'], 'train', 'coarse_loss')))
-    return _loss_panels(panels, 2, 2.4) if panels else _empty('no curves were kept')
+    return _loss_panels(panels, 2, 2.4)
 
 # %% ../../nbs/6_experiments/05_report.ipynb #f905657d
 def figure_worlds(result:dict, harder:bool=False)->plt.Figure: # of the harder worlds, or the plain ones
-    "One video of every world that an arm is tested in."
+    "A video of every world."
     arms = {a['data']:a for a in result['arms'] if bool(a['start'])==harder}
-    if not arms: return _empty('no such world was used')
-    known, rows = {f.name for f in fields(World)}, -(-len(arms)//2)
+    if not arms: return _empty()
+    rows = -(-len(arms)//2)
     fig, axs = plt.subplots(rows, 2, figsize=(7.6, 1.45*rows), squeeze=False, layout='constrained')
     for ax in axs.flat: ax.axis('off')
     for ax,a in zip(axs.flat, arms.values()):
-        world = World(**{k:v for k,v in _shown(a['world']).items() if k in known})
+        world = World(**{k:v for k,v in _shown(a['world']).items() if hasattr(World, k)})
         scene = make_scene(a['task'], 0, world, seed=UNSEEN)
         strip, q = frame_strip(scene.frames()), scene.questions[0]
-        # fewer shades, and a plain background, keep the file small
+        # fewer shades, smaller file
         strip = np.where(strip.max(-1, keepdims=True)<64, 26, strip & 0xf0)
         ax.imshow(strip, interpolation='nearest')
         ax.set_title(f"{a['where'] or a['data']}: {q.question} {q.answer}", fontsize=8, loc='left')
@@ -436,7 +428,7 @@ def figure_worlds(result:dict, harder:bool=False)->plt.Figure: # of the harder w
     return fig
 
 # %% ../../nbs/6_experiments/05_report.ipynb #30d22e18
-def save_page(path:str|Path, template:str, title:str, **values)->Path: # values are for the template
+def save_page(path:str|Path, template:str, title:str, **values)->Path: # values: for the template
     "A page whose body is a template of this folder."
     body = _render(template, **values)
     contents = [(i, Markup(t)) for i,t in re.findall('<section id="(.*?)"><h2>(.*?)</h2>', body)]
@@ -450,15 +442,10 @@ def save_figure(fig:plt.Figure, path:Path)->dict: # src and width (pixels), for 
     return dict(src='data:image/png;base64,'+base64.b64encode(data).decode(),
         width=round(.72*Image.open(io.BytesIO(data)).width))
 
-def write_report(
-    result:dict, # from `load_result`
-    folder:str|Path, # gets `report.html` and `figures/*.png`
-    model=None, # `FoveatedVLM` whose looks are shown; none: no looks
-    tokenizer=None,
-)->Path: # of the page
-    "Everything a person needs to judge a speedrun, in one file."
+def write_report(result:dict, folder:str|Path, model=None, tokenizer=None)->Path: # of the page
+    "All to judge a speedrun in `report.html`; its pictures in `figures`; with a model, its looks too."
     folder, model = Path(folder), model.eval() if hasattr(model, 'query_out') else None
     title = 'Do dynamic looks see more than a static one?'
-    keep = lambda name, fig: save_figure(fig, folder/f'figures/{name}.png')
     return save_page(folder/'report.html', 'report.html.jinja', title, result=_check_result(result),
-        model=model, tokenizer=tokenizer, keep=keep)
+        model=model, tokenizer=tokenizer,
+        keep=lambda name, fig: save_figure(fig, folder/f'figures/{name}.png'))

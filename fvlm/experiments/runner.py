@@ -22,13 +22,13 @@ from ..training.tracking import progress
 @dataclass(frozen=True)
 class Job:
     "A function call and the file that shows that it is finished."
-    name:str # unique in its list
-    run:Callable # a function of a module, so that it can be sent to another process
+    name:str # unique
+    run:Callable # of a module, so that another process finds it
     args:tuple=() # for `run`
     done:Path|None=None # the result file; none: `run` itself skips what is finished
     after:tuple=() # names of jobs that must be finished first
 
-def _sort_jobs(jobs): # unfinished jobs by name, and the order in which they can run
+def _sort_jobs(jobs): # unfinished jobs by name, and their order
     names = [j.name for j in jobs]
     for j in jobs:
         if names.count(j.name)>1: raise ValueError(f'two jobs have the name {j.name}')
@@ -72,7 +72,7 @@ def run_jobs(
     workers:int=2, # processes; 0: this one
     title:str='jobs', # for the progress bar
     updates:int=0, # length of the bar in updates; 0: the bar counts jobs
-    runs:Path|None=None, # folder whose training logs tell how many updates are done
+    runs:Path|None=None, # folder of training logs, to count updates
 )->None:
     "Run every job that is not finished; raises what a job raised."
     (todo, order), running = _sort_jobs(jobs), {}
@@ -100,10 +100,10 @@ def run_jobs(
 @dataclass(frozen=True)
 class Command:
     "A Python script with its arguments, and the file that shows that it is finished."
-    name:str # unique in its list
+    name:str # unique
     words:tuple # script and arguments
     done:Path # the result file
-    launch:tuple=() # options of Python that start several processes: those of torchrun
+    launch:tuple=() # options of Python, such as torchrun's
     resumable:bool=False # asked to stop, it ends without an error and without its file
 
     @property
@@ -114,7 +114,7 @@ class Command:
         return f'{start} scripts/{Path(self.words[0]).name} {shlex.join(self.words[1:])}'
 
 @contextmanager
-def _locked(out): # yields a file descriptor that holds the lock of this folder
+def _locked(out): # yields the descriptor of the lock
     with open(Path(out)/'.lock', 'w') as file:
         try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -125,14 +125,14 @@ def _locked(out): # yields a file descriptor that holds the lock of this folder
 # %% ../../nbs/6_experiments/01_runner.ipynb #c314a037
 _prctl = getattr(ctypes.CDLL(None), 'prctl', None) # Linux has it
 
-class _Commander: # inside `with`: runs commands, and passes requests to stop on to them
+class _Commander: # inside `with`: runs commands, passes on requests to stop
     process, launched, received = None, False, False
     def __enter__(self):
         self.before = {s:signal.signal(s, self.stop) for s in (signal.SIGTERM, signal.SIGINT)}
         return self
     def __exit__(self, *_):
         for s, handler in self.before.items(): signal.signal(s, handler)
-    def stop(self, *_): # the signal handler
+    def stop(self, *_):
         self.received = True
         if not self.process or self.process.poll() is not None: return
         lists = Path(f'/proc/{self.process.pid}/task').glob('*/children') if self.launched else []
@@ -141,18 +141,17 @@ class _Commander: # inside `with`: runs commands, and passes requests to stop on
             except ProcessLookupError: pass
     def run(self, c, lock): # -> exit code
         c.done.parent.mkdir(parents=True, exist_ok=True)
-        end_with_parent = (lambda: _prctl(1, signal.SIGTERM)) if _prctl else None # PR_SET_PDEATHSIG
         self.launched, self.process = bool(c.launch), subprocess.Popen(
             [sys.executable, *c.launch, *c.words], pass_fds=(lock,), process_group=0,
-            preexec_fn=end_with_parent)
+            preexec_fn=_prctl and (lambda: _prctl(1, signal.SIGTERM))) # PR_SET_PDEATHSIG
         if self.received: self.stop() # requested while it started
         return self.process.wait()
 
 # %% ../../nbs/6_experiments/01_runner.ipynb #0e60d870
 def run_commands(
     commands:list[Command], # in order
-    out:str|Path, # folder that is locked meanwhile
-    finished:Callable=lambda command, seconds: None, # called after each command that was run
+    out:str|Path, # locked meanwhile
+    finished:Callable=lambda command, seconds: None, # called after each
 )->int: # 0: all finished, 1: one failed, `os.EX_TEMPFAIL`: stopped on request
     "Run commands one after the other; finished ones are skipped."
     def tell(text, code=0):
@@ -173,5 +172,5 @@ def run_commands(
                 return tell(f'{c.name} was stopped; the same command continues', os.EX_TEMPFAIL)
             else:
                 how = f'ended with exit code {code}' if code else f'ended without {c.done}' # below 0: signal
-                return tell(f'{c.name} {how}; mend it and call the same command again', 1)
+                return tell(f'{c.name} {how}; mend it and run it again', 1)
     return tell('all steps are done')

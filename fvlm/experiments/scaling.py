@@ -20,9 +20,8 @@ from ..data.chat import IGNORE, prepare_tokenizer
 from ..data.loader import Batches
 from ..evaluation.cost import architecture, meta_model, sample_flops
 from ..evaluation.metrics import as_records
-from .ablations import (RUN_COLUMNS, STUDY_COLOURS, STUDY_STYLE, last_rows, prepare_data,
-                                        pretrain_language_model, run_rows, run_study, save_study,
-                                        seed_interval, with_keys)
+from .ablations import (RUN_COLUMNS, STUDY_COLOURS, STUDY_STYLE, last_rows, mean_of_seeds,
+    prepare_data, pretrain_language_model, run_rows, run_study, save_study, seed_interval, with_keys)
 from .speedrun import family_changes
 from ..model.foveated import load_tokenizer
 from ..training.tracking import run_info
@@ -36,22 +35,22 @@ _KINDS = dict(foveated={}, grid16=family_changes('grid16')) # config keys of eac
 @dataclass(frozen=True)
 class Grid:
     "Sizes and budgets of a study."
-    sizes:dict # name to what the size changes, dotted key to value; smallest first
+    sizes:dict # name to changed keys; smallest first
     budgets:dict # name to training FLOPs; smallest first
 
 _SMOLLM2 = Grid({n:{'model.language':f'HuggingFaceTB/SmolLM2-{n}-Instruct', 'train.micro_batch':m}
-                 for n, m in (('135M', 8), ('360M', 4), ('1.7B', 2))},
-                dict(C1=3.2e16, C2=1.1e17, C3=3.2e17, C4=6.2e17))
+    for n, m in (('135M', 8), ('360M', 4), ('1.7B', 2))},
+    dict(C1=3.2e16, C2=1.1e17, C3=3.2e17, C4=6.2e17))
 
 _SHAPES = {'0.1M':(64, 2), '0.5M':(128, 3), '2.7M':(256, 4)} # H and layers of the tiny language models
 
 _TINY = Grid({n:{'model.language':f'outputs/scaling/language_models/{n}'} for n in _SHAPES},
-             dict(C1=5e11, C2=1.5e12, C3=4.5e12, C4=1.35e13))
+    dict(C1=5e11, C2=1.5e12, C3=4.5e12, C4=1.35e13))
 
 STUDIES = dict(tiny=('tiny.yaml', _TINY), smollm2=('template.yaml', _SMOLLM2)) # template and grid
 
 # %% ../../nbs/6_experiments/04_scaling.ipynb #e3a7001f
-def _sample_shapes(cfg, samples): # per source: its share, and means of what `sample_flops` takes
+def _sample_shapes(cfg, samples): # per source: share, means of what `sample_flops` takes
     tokenizer = load_tokenizer(cfg.model.language)
     prepare_tokenizer(tokenizer)
     shards, plan = open_data(cfg, tokenizer)
@@ -59,8 +58,8 @@ def _sample_shapes(cfg, samples): # per source: its share, and means of what `sa
     for s in map(batches.read, plan.samples(np.arange(samples))):
         places = [i for i, t in enumerate(s['ids']) if t==batches.frame_id]
         rows.append(dict(source=s['meta']['source'], share=1/samples, frames=len(places),
-                         tokens=len(s['ids'])-len(places), answers=sum(t!=IGNORE for t in s['labels'][1:]),
-                         distinct_frames=len(set(s['frames'])), before=min(places, default=0)))
+            tokens=len(s['ids'])-len(places), answers=sum(t!=IGNORE for t in s['labels'][1:]),
+            distinct_frames=len(set(s['frames'])), before=min(places, default=0)))
     sources = pd.DataFrame(rows).groupby('source')
     return sources.mean().assign(share=sources.share.sum())
 
@@ -68,14 +67,13 @@ def _mean_flops(cfg, shapes): # FLOPs of training, per sample of this mixture
     return sum(s.pop('share')*sample_flops(cfg, **s) for s in shapes.to_dict('records'))
 
 # %% ../../nbs/6_experiments/04_scaling.ipynb #afda6741
-def _language_size(cfg): # parameters of the language model, tied embeddings once
+def _language_size(cfg): # in parameters, tied embeddings once
     return sum(p.numel() for p in meta_model(architecture(cfg)).language.parameters())
 
 def _scaled_rates(base, cfg): # dotted key to peak learning rate, two digits
     share = math.sqrt(_language_size(base)/_language_size(cfg))
     return {f'train.lr.{g}':float(f'{r*share:.2g}') for g, r in to_dict(base.train.lr).items()}
 
-# %% ../../nbs/6_experiments/04_scaling.ipynb #3a186f3e
 @dataclass(frozen=True)
 class Cell:
     "One run of the grid."
@@ -88,8 +86,6 @@ class Cell:
 
     @property
     def run(self): return f'{self.size}-{self.kind}-{self.budget}'
-    @property
-    def seed(self): return self.cfg.train.seed
     @property
     def samples(self): return self.cfg.train.steps*self.cfg.train.batch_size
     @property
@@ -107,61 +103,51 @@ def _make_cell(base, grid, shapes, out, budget, seed, size, kind):
         raise ConfigError(f'{grid.budgets[budget]:g} FLOPs of {budget} buy no update of {name}; raise them')
     return Cell(size, kind, budget, _language_size(cfg), flops, with_keys(cfg, {'train.steps':steps}))
 
-def plan_cells(
-    base:Config, # template
-    grid:Grid, # sizes and budgets
-    shapes:pd.DataFrame, # from `prepare_scaling`
-    seeds:list[int], # of weights and order
-    out:str|Path, # gets `runs/SIZE-KIND-BUDGET-seedN`
-)->list[Cell]: # cheap ones first
-    "Every run of a study."
+def plan_cells(base:Config, grid:Grid, shapes:pd.DataFrame, seeds:list[int], out:str|Path)->list[Cell]:
+    "Every run of a study, cheap ones first; `shapes` from `prepare_scaling`."
     return [_make_cell(base, grid, shapes, out, *place)
-            for place in product(grid.budgets, seeds, grid.sizes, _KINDS)]
+        for place in product(grid.budgets, seeds, grid.sizes, _KINDS)]
 
 # %% ../../nbs/6_experiments/04_scaling.ipynb #e9364b61
 _COLUMNS = ('run', 'size', 'kind', 'budget', 'params', *RUN_COLUMNS[1:5], 'flops', *RUN_COLUMNS[5:])
 
 def _scaling_rows(cells): # every evaluation of every cell
     rows = [r | dict(size=c.size, kind=c.kind, budget=c.budget, params=c.params, flops=r['samples']*c.flops)
-            for c in cells for r in run_rows(c.cfg, c.run)]
+        for c in cells for r in run_rows(c.cfg, c.run)]
     return pd.DataFrame(rows, columns=_COLUMNS)
 
-def _end_points(rows): # a row per cell: mean loss, its interval over seeds, and what it cost
+def _end_points(rows): # a row per cell: means over seeds
     found = []
     for (budget, kind, size), c in last_rows(rows).groupby(['budget', 'kind', 'size'], sort=False):
-        lo, hi = seed_interval(c.loss)
-        fixed = {k:c[k].iloc[0] for k in ('params', 'samples', 'flops', 'mode', 'n')}
-        means = c[['loss', 'accuracy', 'seconds']].mean().to_dict()
-        found.append(dict(size=size, kind=kind, budget=budget, **fixed, **means, seeds=len(c), lo=lo, hi=hi))
+        fixed = {k:c[k].iloc[0] for k in ('params', 'samples', 'flops')}
+        found.append(dict(size=size, kind=kind, budget=budget, **fixed, **mean_of_seeds(c)))
     return pd.DataFrame(found).sort_values(['kind', 'budget', 'params'], ignore_index=True)
 
 # %% ../../nbs/6_experiments/04_scaling.ipynb #b5937bf3
-def _as_fit(law, values, fitted, free, reasons, parameters={}, **more): # a fit as plain values
+def _as_fit(law, values, fitted, free, reasons, parameters={}, **more): # as plain values
     n, reasons, r2 = len(values), list(reasons), None
-    if fitted is not None: # adjusted R²: 1 for a perfect law, 0 for one no better than the mean
+    if fitted is not None: # adjusted R²
         r2 = float(1-np.mean((values-fitted)**2)/np.var(values)*(n-1)/(n-free))
     if n<free+2: reasons.append(f'{n} points for {free} parameters; at least {free+2} are needed')
     elif r2 is not None and r2<.8: reasons.append(f'adjusted R² is {r2:.2f}, below 0.8')
     return dict(law=law, n=n, reliable=not reasons, reasons=reasons, r2=r2, parameters=parameters, **more)
 
-# %% ../../nbs/6_experiments/04_scaling.ipynb #c55d9b67
-def _fit_power(flops, loss, reasons=()): # a power law of compute; `reasons` known before not to trust it
-    law, n, middle = 'loss = L0·(FLOPs/C0)^-a', len(loss), math.exp(np.log(flops).mean())
+def _fit_power(flops, loss, reasons=()): # a law of compute; `reasons` not to trust it
+    law, n, middle = 'loss = L0·(FLOPs/C0)^-a', len(loss), stats.gmean(flops)
     if n<4: return _as_fit(law, loss, None, 2, reasons)
     x, y = np.log(np.asarray(flops)/middle), np.log(loss)
     line, reach = stats.linregress(x, y), stats.t.ppf(.975, n-2)
-    l0 = line.intercept+reach*line.intercept_stderr*np.array([0, -1, 1])
-    a = -line.slope+reach*line.stderr*np.array([0, -1, 1])
+    spread = reach*np.array([0, -1, 1])
+    l0, a = line.intercept+line.intercept_stderr*spread, -line.slope+line.stderr*spread
     along = np.linspace(x.min(), x.max(), 25)
     mean, width = line.intercept+line.slope*along, reach*np.hypot(line.intercept_stderr, line.stderr*along)
     band = dict(flops=middle*np.exp(along), loss=np.exp(mean), lo=np.exp(mean-width), hi=np.exp(mean+width))
     if a[1]<=0: reasons = [*reasons, f'the exponent {a[0]:.3f} may be zero: {a[1]:.3f} to {a[2]:.3f}']
     return _as_fit(law, y, line.intercept+line.slope*x, 2, reasons,
-                   dict(L0=np.exp(l0).tolist(), a=a.tolist()), C0=middle,
-                   band={k:v.tolist() for k, v in band.items()})
+        dict(L0=np.exp(l0).tolist(), a=a.tolist()), C0=middle,
+        band={k:v.tolist() for k, v in band.items()})
 
-# %% ../../nbs/6_experiments/04_scaling.ipynb #20afd1ea
-def _frontier(points): # the best point of each budget, and why not to trust them; of one kind
+def _frontier(points): # of one kind: best point per budget, why not to trust it
     best = points.loc[points.groupby('budget').loss.idxmin()].sort_values('flops')
     ends = {points.params.min():'smallest', points.params.max():'largest'}
     edge = [f'{b} ({ends[p]})' for b, p in zip(best.budget, best.params) if p in ends]
@@ -172,7 +158,7 @@ _LOWER, _UPPER = (0, 0, 0, .02, .02), (*[np.inf]*3, 3, 3) # of E, A, B, a, b
 
 def _law_of_both(x, E, A, B, a, b): return E+A*x[0]**-a+B*x[1]**-b # x: params/N0 and samples/D0
 
-def _best_fit(x, loss): # parameters and covariance of the best of four starts; none if nothing converges
+def _best_fit(x, loss): # of four starts: parameters and covariance, or none
     found = []
     for exponents in product((.2, .8), repeat=2):
         start = [*[np.mean(loss)/3]*3, *exponents]
@@ -184,22 +170,22 @@ def _best_fit(x, loss): # parameters and covariance of the best of four starts; 
 def _fit_both(params, samples, loss): # a law of size and samples
     law, loss = 'loss = E + A·(params/N0)^-a + B·(samples/D0)^-b', np.asarray(loss, float)
     x = np.stack([params, samples]).astype(float)
-    middle = np.exp(np.log(x).mean(1, keepdims=True))
+    middle = stats.gmean(x, 1, keepdims=True)
     fit = _best_fit(x/middle, loss) if len(loss)>=7 else None
     if fit is None: return _as_fit(law, loss, None, 5, ['the fit does not converge'] if len(loss)>=7 else [])
     best, reach = fit[0], stats.t.ppf(.975, len(loss)-5)*np.sqrt(np.diag(fit[1]))
     (lo, hi), reasons = np.clip([best-reach, best+reach], _LOWER, _UPPER), []
     for i, what in enumerate(('size', 'samples')):
         low, high = lo[3+i], hi[3+i]
-        if lo[1+i]<=0: reasons.append(f"more {what} may not help: the interval of {'AB'[i]} begins at zero")
+        if lo[1+i]<=0: reasons.append(f"more {what} may not help: {'AB'[i]} may be zero")
         elif low<=_LOWER[-1] or high>=_UPPER[-1]:
             reasons.append(f"the exponent {'ab'[i]} is not bounded: {low:.2f} to {high:.2f}")
     parameters = dict(zip('EABab', np.stack([best, lo, hi], 1).tolist()))
     return _as_fit(law, loss, _law_of_both(x/middle, *best), 5, reasons, parameters,
-                   N0=middle[0].item(), D0=middle[1].item())
+        N0=middle[0].item(), D0=middle[1].item())
 
 # %% ../../nbs/6_experiments/04_scaling.ipynb #bb82010c
-def _token_gap(rows): # loss of foveated - grid16: a row per size and budget, and one for all
+def _token_gap(rows): # foveated - grid16: a row per size and budget, one for all
     wide = last_rows(rows).pivot(index=['budget', 'params', 'size', 'seed'], columns='kind', values='loss')
     gap = (wide.foveated-wide.grid16).dropna()
     def row(size, budget, g):
@@ -209,13 +195,12 @@ def _token_gap(rows): # loss of foveated - grid16: a row per size and budget, an
     return pd.DataFrame([*found, row('all', 'all', gap.groupby('seed').mean())])
 
 # %% ../../nbs/6_experiments/04_scaling.ipynb #44a39827
-def _best_size(params, loss): # its parameters and loss; none where the grid does not contain it
+def _best_size(params, loss): # parameters and loss; none outside the grid
     x = np.log(params)
     if x[np.argmin(loss)] in (x.min(), x.max()): return None
     bend, slope, _ = c = np.polyfit(x, loss, 2)
     return math.exp(-slope/(2*bend)), float(np.polyval(c, -slope/(2*bend)))
 
-# %% ../../nbs/6_experiments/04_scaling.ipynb #13dc3c7b
 def fit_study(points:pd.DataFrame)->dict: # kind to `frontier`, `size_and_samples` and `best_size`
     "All fits to the ends of a study's cells."
     found = {}
@@ -223,7 +208,7 @@ def fit_study(points:pd.DataFrame)->dict: # kind to `frontier`, `size_and_sample
         best, reasons = _frontier(p)
         sizes = {b:_best_size(g.params.to_numpy(), g.loss.to_numpy()) for b, g in p.groupby('budget')}
         found[kind] = dict(frontier=_fit_power(best.flops.to_numpy(), best.loss.to_numpy(), reasons),
-                           size_and_samples=_fit_both(p.params, p.samples, p.loss), best_size=sizes)
+            size_and_samples=_fit_both(p.params, p.samples, p.loss), best_size=sizes)
     return found
 
 def describe_fit(fit:dict)->str: # one line
@@ -234,7 +219,7 @@ def describe_fit(fit:dict)->str: # one line
     return f"{fit['law']}: {values or 'not fitted'}; {trust}"
 
 # %% ../../nbs/6_experiments/04_scaling.ipynb #d0313d75
-def _set_axis(ax, ticks, labels, **names): # a logarithmic x axis with these ticks alone
+def _set_axis(ax, ticks, labels, **names): # logarithmic x, with these ticks
     ax.set(xscale='log', **names)
     ax.set_xticks(list(ticks), labels)
     ax.minorticks_off()
@@ -242,7 +227,7 @@ def _set_axis(ax, ticks, labels, **names): # a logarithmic x axis with these tic
 def _flops_text(f): return f'{f:.1e}'.replace('e+', 'e')
 
 @plt.rc_context(STUDY_STYLE)
-def plot_isoflop(points:pd.DataFrame)->plt.Figure: # of `points` in a study's result
+def plot_isoflop(points:pd.DataFrame)->plt.Figure: # from a study
     "Loss over size, a line per budget, a panel per kind."
     kinds, budgets = [k for k in _KINDS if k in set(points.kind)], sorted(set(points.budget))
     shades = plt.get_cmap('Blues')(np.linspace(.4, 1, len(budgets)))
@@ -253,12 +238,12 @@ def plot_isoflop(points:pd.DataFrame)->plt.Figure: # of `points` in a study's re
             g = points[(points.kind==kind) & (points.budget==budget)].sort_values('params')
             if not len(g): continue
             ax.errorbar(g.params, g.loss, np.nan_to_num([g.loss-g.lo, g.hi-g.loss]), fmt='o-', ms=5, lw=.8,
-                        c=colour, capsize=2, label=f'{budget}: {_flops_text(g.flops.median())} FLOPs')
+                c=colour, capsize=2, label=f'{budget}: {_flops_text(g.flops.median())} FLOPs')
             best = g.loc[g.loss.idxmin()]
             ax.plot(best.params, best.loss, 'o', ms=11, mfc='none', mec=colour)
         ax.margins(.12)
         _set_axis(ax, sizes.params, sizes['size'], title=KIND_LABELS[kind],
-                  xlabel='parameters of the language model')
+            xlabel='parameters of the language model')
     axs[0,0].set_ylabel('nats per token of the answer')
     axs[0,-1].legend(loc='upper left', bbox_to_anchor=(1, 1))
     return fig
@@ -270,8 +255,7 @@ def plot_frontier(points:pd.DataFrame, fits:dict)->plt.Figure: # `fits` from `fi
     fig, ax = plt.subplots(figsize=(5.6, 3.6))
     for kind, colour in zip((k for k in _KINDS if k in fits), STUDY_COLOURS):
         p, fit = points[points.kind==kind], fits[kind]['frontier']
-        best, _ = _frontier(p)
-        label = KIND_LABELS[kind]+('' if fit['reliable'] else ' (law not reliable)')
+        best, label = _frontier(p)[0], KIND_LABELS[kind]+' (law not reliable)'*(not fit['reliable'])
         ax.plot(p.flops, p.loss, 'o', ms=4, c=colour, alpha=.25, mew=0)
         ax.plot(best.flops, best.loss, 'o', ms=6, c=colour, label=label)
         if band := fit.get('band'):
@@ -279,7 +263,7 @@ def plot_frontier(points:pd.DataFrame, fits:dict)->plt.Figure: # `fits` from `fi
             ax.fill_between(band['flops'], band['lo'], band['hi'], color=colour, alpha=.12, lw=0)
     ticks = points.groupby('budget').flops.median()
     _set_axis(ax, ticks, [f'{b}\n{_flops_text(f)}' for b, f in ticks.items()], xlabel='training FLOPs',
-              ylabel='nats per token of the answer')
+        ylabel='nats per token of the answer')
     ax.legend()
     return fig
 
@@ -287,12 +271,12 @@ def plot_frontier(points:pd.DataFrame, fits:dict)->plt.Figure: # `fits` from `fi
 def _random_language_model(width, depth, vocab_size): # a Llama; 32 of its width for each attention head
     config, heads = tiny_llm(vocab_size).config, width//32
     shape = dict(hidden_size=width, intermediate_size=2*width, num_hidden_layers=depth, head_dim=32,
-                 num_attention_heads=heads, num_key_value_heads=heads,
-                 initializer_range=config.initializer_range*math.sqrt(config.hidden_size/width))
+        num_attention_heads=heads, num_key_value_heads=heads,
+        initializer_range=config.initializer_range*math.sqrt(config.hidden_size/width))
     torch.manual_seed(0)
     return LlamaForCausalLM(type(config)(**config.to_dict() | shape))
 
-def _make_language_models(base, grid, steps): # of the built-in world, as far as they are not there yet
+def _make_language_models(base, grid, steps): # of the built-in world, where missing
     for name, keys in grid.sizes.items():
         cfg = with_keys(base, keys)
         random = Path(f'{cfg.model.language}-random')
@@ -303,36 +287,34 @@ def _make_language_models(base, grid, steps): # of the built-in world, as far as
         pretrain_language_model(cfg, random, steps)
 
 # %% ../../nbs/6_experiments/04_scaling.ipynb #b0fddc90
-def prepare_scaling(base:Config, grid:Grid, samples:int=1024)->pd.DataFrame: # sizes of so many samples
-    "Data, language models, and how big samples are: a row per source."
+def prepare_scaling(base:Config, grid:Grid, samples:int=1024)->pd.DataFrame: # of so many samples
+    "Data, language models, and sizes of samples: a row per source."
     prepare_data(base)
     _make_language_models(base, grid, 600)
     return _sample_shapes(base, samples)
 
 def _cell_record(base, c):
-    summary = json.loads((Path(c.cfg.out)/'summary.json').read_text())['summary']
+    epochs = json.loads((Path(c.cfg.out)/'summary.json').read_text())['summary']['epochs']
     changes = {k:list(v) for k, v in diff_configs(base, c.cfg).items() if k!='train.seed'}
-    own = {k:getattr(c, k) for k in ('run', 'size', 'kind', 'budget', 'params', 'samples', 'spent')}
-    return own | dict(flops_per_sample=c.flops, epochs=summary['epochs'], changes=changes)
+    own = {k:getattr(c, k) for k in 'run size kind budget params samples spent'.split()}
+    return own | dict(flops_per_sample=c.flops, epochs=epochs, changes=changes)
 
-# %% ../../nbs/6_experiments/04_scaling.ipynb #ce861f47
 def run_scaling(
     base:Config, # template
     grid:Grid, # sizes and budgets
     seeds:list[int], # of weights and order
     out:str|Path, # gets everything
-    workers:int=2, # runs at a time; 0: in this process
+    workers:int=2, # 0: this process
     samples:int=1024, # to measure before
 )->dict: # content of `result.json`
     "Train, evaluate and fit; what is done is not repeated."
     info, out, shapes = run_info(), Path(out), prepare_scaling(base, grid, samples)
     cells = plan_cells(base, grid, shapes, seeds, out)
     run_study([c.cfg for c in cells], out, workers, 'scaling')
-    rows = _scaling_rows(cells)
-    points = _end_points(rows)
+    points = _end_points(rows := _scaling_rows(cells))
     return save_study(out, rows, dict(
         info=info, seconds=round(rows.groupby(['run', 'seed']).seconds.max().sum()), seeds=sorted(seeds),
         base=to_dict(base), grid=dict(sizes=grid.sizes, budgets=grid.budgets, kinds=_KINDS),
         samples=as_records(shapes.reset_index()),
-        cells=[_cell_record(base, c) for c in cells if c.seed==cells[0].seed],
+        cells=[_cell_record(base, c) for c in cells if c.cfg.train.seed==seeds[0]],
         points=as_records(points), fits=fit_study(points), foveated_less_grid16=as_records(_token_gap(rows))))
