@@ -350,11 +350,11 @@ def _columns(rows): # aligned lines
     return ['  '+'  '.join([row[0].ljust(wide[0]), *map(str.rjust, row[1:], wide[1:])]) for row in rows]
 
 # %% ../../nbs/5_evaluation/04_cost.ipynb #66976788
-def _answer_flops(m, s, new, mode): # to read the prompt `s` and write `new` tokens, without a coarse loss
+def _answer_flops(m, s, new, mode): # to read prompt `s` and write `new` tokens
     parts = {k:v[0] for k,v in _part_flops(m, replace(s, answers=1), mode=mode).items()}
     if mode=='fine' and m.arch.lambda_coarse>0:
         parts |= dict(coarse=_language(m, *(max(s.before+s.frames-1, 1),)*2, False)[0], head=parts['head']/2)
-    keys = s.tokens+s.frames*m.arch.tokens_per_frame+new/2 # of a new token, on average
+    keys = s.tokens+s.frames*m.arch.tokens_per_frame+new/2 # on average
     return float(sum(parts.values())+(_language(m, new-1, keys, False)+_head(m, new-1, False))[0])
 
 # %% ../../nbs/5_evaluation/04_cost.ipynb #b89921e6

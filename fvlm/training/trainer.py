@@ -436,9 +436,9 @@ def train_step(self:Run, updates, sums, tracker, dtype)->float|None: # the loss,
     seconds = time.perf_counter()-start
     self.state['seconds'] += seconds
     self.updates_here += 1
-    if self.updates_here>_WARM_UP: # the first updates after a start do not count for the pace
-        more = 1, seconds, int(one['tokens'])
-        self.state['timed'] = [a+b for a,b in zip(self.state['timed'], more)]
+    if self.updates_here>_WARM_UP: # the first updates after a start do not count
+        pairs = zip(self.state['timed'], (1, seconds, int(one['tokens'])))
+        self.state['timed'] = [a+b for a,b in pairs]
     sums.update(one, seconds=seconds, waited=waited, updates=1)
     if row_due: return self.log(tracker, sums, grad_norm=norm, grad_norms=norms, lr=rates)
 
