@@ -237,7 +237,7 @@ def _outcome(pair): # what its intervals say
     return 'better' if lo>0 else 'worse' if hi<0 else 'no difference shown'
 
 def _unbeaten(result): # a sentence for each
-    words = {'worse':'Worse than its control', 'no difference shown':'No difference shown'}
+    words = {'worse':'Worse than its control', 'no difference shown':'Not confirmed over seeds'}
     return [f'{words[_outcome(c)]}: {_pair_label(result, c)}, {_gap(c)}; by seed {_by_seed(c)}.'
         for c in result['comparisons'] if _outcome(c) in words]
 

@@ -382,7 +382,7 @@ def kill_at(
     return dict(logged=logged, lost=logged-saved, saving=saving(home))
 
 @drill('F1', 'kill -9 in the middle of a run',
-    'SIGKILL at random moments of three stages, a third of them inside a save',
+    'SIGKILL at random moments of three stages; every third kill waits for a save',
        'resumed each time; weights, optimiser, random numbers and log as in an undisturbed run',
        lambda f: f['kills']==f['wanted'] and f['bits']==f['rows']==0 and f['most_lost']<=f['save_every'],
        'tests/test_processes.py::test_kill_9_changes_nothing')
