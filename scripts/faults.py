@@ -1,4 +1,4 @@
-"""Do the fault drills in full, on the CPU: about twenty minutes.
+"""Do the fault drills in full, on the CPU: 4 to 20 minutes.
 
     python scripts/faults.py                  # all of them: what results/faults.json was made with
     python scripts/faults.py --only F1 F2     # some; written to outputs/faults.json

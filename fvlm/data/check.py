@@ -336,7 +336,7 @@ def _compare(self:CheckReport, lines, paths, sources): # of all shards; names of
 def _tars_in(folder): # names; raises what is wrong
     fs, path = fsspec.core.url_to_fs(folder)
     tars = sorted(p.rpartition('/')[2] for p in fs.ls(path, detail=False) if p.endswith('.tar'))
-    if not tars: raise FileNotFoundError('no .tar file there')
+    if not tars: raise FileNotFoundError
     return tars
 
 def _read_index(folder): # content of index.json and the rows
@@ -357,7 +357,8 @@ def _jobs_of(folder, report, tokenizer=None): # one per tar; adds faults of the 
         tars, wrong = _tars_in(folder), 'no index'
         about, table = _read_index(folder)
     except Exception as e:
-        fault(wrong, f'{type(e).__name__}: {e}')
+        none = 'no .tar file there' if wrong=='no shards' else 'there is none'
+        fault(wrong, none if isinstance(e, FileNotFoundError) else f'{type(e).__name__}: {e}')
         return [(f'{folder}/{t}', None, None, False) for t in tars] if wrong=='no index' else []
     rows = {s:table[table['shard']==i] for i,s in enumerate(about['shards'])}
     for s in sorted(rows.keys()-set(tars)):
