@@ -487,6 +487,22 @@ def test_results_tell_commit_and_hardware():
     none(bad)
 
 
+def test_a_result_outside_the_history_is_named_on_its_page():
+    "A result file names a commit of this history, or a page says that its commit is not there."
+    def git(*args): return subprocess.run(['git', '-C', ROOT, *args], capture_output=True, text=True)
+    if git('rev-parse', '--is-shallow-repository').stdout.strip() != 'false': pytest.skip('no whole history')
+    pages = '\n'.join(source(c) for name, nb in notebooks().items() if name.startswith('7_results/')
+                      for c in nb['cells'] if c['cell_type'] == 'markdown')
+    bad = []
+    for p in sorted((ROOT/'results').glob('*.json')):
+        commit = json.loads(p.read_text(encoding='utf-8'))['info']['commit']
+        there = git('merge-base', '--is-ancestor', commit, 'HEAD').returncode == 0
+        said_so = f"`{commit[:10]}`, is not in this repository's history" in pages
+        if there or said_so: continue
+        bad.append(f'{rel(p)}: {commit[:10]} is not in the history, and no page says so')
+    none(bad)
+
+
 def test_no_large_files_in_git():
     done = subprocess.run(['git', '-C', ROOT, 'ls-files', '-z'], capture_output=True, text=True)
     if done.returncode: pytest.skip('not a git repository')
