@@ -30,6 +30,7 @@ class ModelConfig:
     tokens_per_frame:PositiveInt=1 # a square number, above 1 for `grid` alone
     train_mode:Literal["fine","coarse"]="fine" # two passes, or one with the static query
     lambda_coarse:NonNegativeFloat=0.0 # weight of a loss on the coarse pass
+    visual_norm:Literal["rms","none"]="rms" # of visual tokens before their scale
     frozen:tuple[Literal["connector","vision","language"],...]=() # parameter groups that do not train
 
 # %% ../nbs/00_config.ipynb #6fa4b18c
@@ -46,8 +47,12 @@ class DataConfig:
     mask:Literal["answer","all"]="answer" # which text is supervised
     frame_size:PositiveInt=224 # side of a frame in pixels
     image_frames:PositiveInt=1 # frames that a still image is shown for
-    max_tokens:PositiveInt=1024 # longest sequence in tokens
+    max_tokens:PositiveInt=1024 # most text tokens of a sample
+    max_frames:PositiveInt=64 # most distinct frames of a sample
+    too_long:Literal["cut","leave"]="cut" # a longer text is cut, or the sample left out; counted either way
     max_samples:NonNegativeInt=0 # use only so many samples; 0: all
+    retries:NonNegativeInt=6 # times that a failed read is repeated
+    cache_mb:NonNegativeInt=500 # memory for decoded clips, per process
 
 @dataclass(frozen=True)
 class LearningRates:
@@ -76,6 +81,7 @@ class TrainConfig:
     workers:NonNegativeInt=0 # processes that load data
     seed:NonNegativeInt=0 # of weights and data order
     log_every:PositiveInt=10 # steps between rows of the log
+    coarse_every:NonNegativeInt=50 # steps between measurements of an untrained coarse loss; 0: never
     eval_every:NonNegativeInt=0 # steps between evaluations; 0: only at the end
     save_every:NonNegativeInt=0 # steps between checkpoints; 0: only at the end
     keep:PositiveInt=2 # newest checkpoints that are kept
