@@ -65,7 +65,7 @@ def answer(
     n:int=None, # number of frames; overrides `fps`
     fps:float=1., # frames per second, at most 64 frames
     order:str='question_first', # or video_first
-    max_tokens:int=32, # longest answer
+    max_tokens:int=32, # longest answer; it also ends where the model's context does
 )->Answer:
     "Answer a question about a clip."
     if not question.strip(): raise ValueError('the question is empty; write one, in quotes')
@@ -73,10 +73,14 @@ def answer(
     end, context = special_id(tokenizer, END), model.config.text_config.max_position_embeddings
     if n and n*model.config.tokens_per_frame>=context:
         raise ValueError(f'{n} frames are too many: the language model reads {context} tokens; ask for fewer')
+    if len(question)>64*context:
+        raise ValueError(f'a question of {len(question):,} characters is too long: the language model reads '
+            f'{context} tokens; shorten it')
     clip = load_clip(clip_path, model.config.vision_config.image_size, n=n, fps=fps)
     batch = question_batch(model, tokenizer, clip.frames_TCHW, question, order)
     enc = model.get_video_features(batch.pop('pixel_values_videos'))
-    out = model.generate(**batch, mm_encoder_outputs=dict(video=enc), mode=mode, max_new_tokens=max_tokens,
+    out = model.generate(**batch, mm_encoder_outputs=dict(video=enc), mode=mode,
+        max_new_tokens=min(max_tokens, max(context-batch['input_ids'].shape[1], 1)),
         do_sample=False, num_beams=1, output_logits=True, return_dict_in_generate=True,
         eos_token_id=end, pad_token_id=end)
     ids_A = out.sequences[0, batch['input_ids'].shape[1]:]

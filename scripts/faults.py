@@ -12,14 +12,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT/'tests'))
 
-import drills.inputs  # noqa: E402, F401  (registers its drills)
-from drills.runs import DRILLS, FULL, QUICK, run_drills  # noqa: E402
+import drills.hostile, drills.inputs  # noqa: E402, E401, F401  (they register their drills)
+from drills.runs import DRILLS, FULL, QUICK, in_order, run_drills  # noqa: E402
 
 
 def main():
     parser = argparse.ArgumentParser(description='Do the fault drills.')
-    parser.add_argument('--only', nargs='+', default=[], choices=list(DRILLS), metavar='ROW',
-        help=f"rows to do: {', '.join(DRILLS)}")
+    parser.add_argument('--only', nargs='+', default=[], choices=in_order(DRILLS), metavar='ROW',
+        help=f"rows to do: {', '.join(in_order(DRILLS))}")
     parser.add_argument('--quick', action='store_true', help='a small size of everything')
     parser.add_argument('--out', type=Path,
         help='JSON file (default results/faults.json; outputs/faults.json when not all is done in full)')

@@ -1,7 +1,8 @@
 """The fault drills at a small size; `python scripts/faults.py` does them in full."""
 import os
 
-import drills.inputs  # registers its drills
+import drills.hostile  # registers its drills, as the next line does
+import drills.inputs
 import pytest
 from drills.runs import DRILLS, QUICK, Drill, in_order, run_drill
 
@@ -34,4 +35,9 @@ def test_a_drill_can_fail(tmp_path, monkeypatch, work, passed):
 
 
 def test_every_drill_module_is_registered():
-    assert {d.work.__module__ for d in DRILLS.values()} == {'drills.runs', drills.inputs.__name__}
+    modules = {'drills.runs', drills.inputs.__name__, drills.hostile.__name__}
+    assert {d.work.__module__ for d in DRILLS.values()} == modules
+
+
+def test_each_of_the_23_faults_has_a_drill():
+    assert in_order(DRILLS) == [f'F{i}' for i in range(1, 24)]

@@ -72,11 +72,13 @@ class Size:
     poisons:int=3 # poisoned updates
     batch:int=16 # its samples per update; in few tokens, one hard answer is a spike
     clips:int=2400 # videos that it reads
+    members:int=200_000 # files of a tar that has too many
+    threads:int=50 # that ask a model at once
     seed:int=0 # of everything random
 
 FULL = Size()
 QUICK = Size(kills=3, steps=4, every=9, cuts=2, disks=3, stops=12, places=2, falls=2, long=72, poisons=1,
-    batch=4, clips=48, workers=(0,2), legs=((1,0),(2,1),(1,2)))
+    batch=4, clips=48, workers=(0,2), legs=((1,0),(2,1),(1,2)), members=20_000, threads=12)
 
 
 def video_clip(
