@@ -4,18 +4,22 @@
 
 # %% auto #0
 __all__ = ['score', 'wilson_interval', 'bootstrap_interval', 'accuracy_table', 'paired_tables', 'paired', 'choice_probabilities',
-           'as_records', 'validate']
+           'as_records', 'score_shards', 'validate']
 
 # %% ../../nbs/5_evaluation/01_metrics.ipynb #35497823
-import math
+import json, math
 import numpy as np, pandas as pd, torch
+from collections.abc import Callable
 from scipy.stats import binomtest
 from ..data.chat import collate, encode_chat
-from ..config import Config
-from ..data.loader import eval_batches
+from ..config import Config, DataConfig, TrainConfig
+from ..data.loader import SampleCounter, eval_batches
 from ..model.loss import sequence_logprob, token_losses
 from ..model.foveated import MODES, FoveatedVLM
 from ..data.shards import Shards
+from ..training.distributed import Processes, is_sharded, unshard
+from ..training.guards import MemoryRefusal, is_out_of_memory
+from ..training.trainer import compute_dtype
 
 # %% ../../nbs/5_evaluation/01_metrics.ipynb #617df21a
 def _row_scores(hidden_BSH, labels_BS, weight_VH): # one dict per row
@@ -27,8 +31,8 @@ def _row_scores(hidden_BSH, labels_BS, weight_VH): # one dict per row
             for n,wrong,p in zip(tokens_B, wrong_B, logprob_B)]
 
 # %% ../../nbs/5_evaluation/01_metrics.ipynb #5b9e2ae3
-def _score_batch(model, batch, modes): # yields one row per item and mode
-    meta, ids = batch.get('meta') or [], batch['input_ids'].to(model.device, non_blocking=True)
+def _score_batch(model, batch, modes): # one row per item and mode
+    meta, ids, rows = batch.get('meta') or [], batch['input_ids'], []
     if len(meta)!=len(ids) or not all('key' in m for m in meta):
         raise ValueError(f"batch['meta'] should be {len(ids)} dicts with a 'key', one per row")
     has_frames, video = (batch['frame_index']>=0).any(1).tolist(), {}
@@ -37,33 +41,65 @@ def _score_batch(model, batch, modes): # yields one row per item and mode
         video = dict(frame_index=batch['frame_index'], mm_encoder_outputs=dict(video=enc))
     for i,mode in enumerate(modes if video else modes[:1]):
         hidden_BSH = model(input_ids=ids, mode=mode, logits_to_keep=1, **video).hidden_BSH
-        rows = _row_scores(hidden_BSH, batch['labels'], model.language.lm_head.weight)
-        for m,frames,row in zip(meta, has_frames, rows):
-            if frames or i==0: yield {**m, 'mode':mode if frames else 'text', **row}
+        found = _row_scores(hidden_BSH, batch['labels'], unshard(model.language.lm_head.weight))
+        rows += [{**m, 'mode':mode if frames else 'text', **row}
+                 for m,frames,row in zip(meta, has_frames, found) if frames or i==0]
+    return rows
+
+# %% ../../nbs/5_evaluation/01_metrics.ipynb #f7cb06b4
+def _some_rows(batch, rows_B): # a batch of these rows, with the frames that they show
+    index_BT, pixels = batch['frame_index'][rows_B], batch['pixel_values_videos']
+    used_U = index_BT[index_BT>=0].unique()
+    new = torch.full((0 if pixels is None else len(pixels),), -1)
+    new[used_U] = torch.arange(len(used_U))
+    return dict(input_ids=batch['input_ids'][rows_B], labels=batch['labels'][rows_B],
+        frame_index=torch.cat([new, torch.tensor([-1])])[index_BT], # the last is for places without a frame
+        pixel_values_videos=pixels[used_U] if len(used_U) else None,
+        meta=[batch['meta'][i] for i in rows_B.tolist()])
+
+def _score_fitting(model, batch, modes, left_out): # rows; a batch that does not fit is halved
+    try: return _score_batch(model, batch, modes)
+    except Exception as e:
+        if is_sharded(model) or not is_out_of_memory(e): raise
+    torch.cuda.empty_cache()
+    meta, halves = batch['meta'], torch.arange(len(batch['meta'])).chunk(2)
+    if len(meta)>1:
+        return [row for h in halves for row in _score_fitting(model, _some_rows(batch, h), modes, left_out)]
+    if left_out is None: raise MemoryRefusal(f"item '{meta[0]['key']}' does not fit into memory, even alone")
+    left_out.append(meta[0]['key'])
+    return []
 
 # %% ../../nbs/5_evaluation/01_metrics.ipynb #1aabd2af
 @torch.no_grad()
+def _score_all(model, batches, modes, device, autocast, left_out): # rows of all batches
+    modes = [model._check_mode(m) for m in ([modes] if isinstance(modes, str) else modes)]
+    training = {m:m.training for m in model.modules()}
+    try:
+        model.eval().to(device or model.device)
+        with torch.autocast(model.device.type, dtype=autocast, enabled=autocast is not None):
+            return [row for b in batches for row in _score_fitting(model, b, modes, left_out)]
+    finally:
+        for m,was in training.items(): m.training = was
+
+def _table_of(rows): # each item once in each mode
+    scores = pd.DataFrame(rows, columns=None if rows else ['key','mode'])
+    if (twice:=scores.duplicated(['key','mode'])).any():
+        key, mode = scores.loc[twice, ['key','mode']].iloc[0]
+        raise ValueError(f"item '{key}' was scored twice in mode '{mode}'; give every item its own key")
+    return scores
+
 def score(
     model:FoveatedVLM, # in evaluation mode for the time being
     batches, # dicts from `collate`, with `meta`: per row `key` and maybe source, task, group, chance, answer
     modes:tuple=MODES, # modes to score
     device=None, # where the model moves to and computes; default: where it is
     autocast:torch.dtype=None, # such as `torch.bfloat16`; None: the model's own precision
+    left_out:list=None, # takes the keys of items too large for memory; none: they raise `MemoryRefusal`
 )->pd.DataFrame: # a row per item and mode: meta, mode, tokens, loss, loss_sum (nats), correct, logprob
     "Loss and exact match of every item in every mode."
-    modes = [model._check_mode(m) for m in ([modes] if isinstance(modes, str) else modes)]
-    training = {m:m.training for m in model.modules()}
-    try:
-        model.eval().to(device or model.device)
-        with torch.autocast(model.device.type, dtype=autocast, enabled=autocast is not None):
-            scores = pd.DataFrame([row for b in batches for row in _score_batch(model, b, modes)])
-    finally:
-        for m,was in training.items(): m.training = was
-    if not len(scores): raise ValueError('nothing to score: no batches, or a generator that was used up')
-    if (twice:=scores.duplicated(['key','mode'])).any():
-        key, mode = scores.loc[twice, ['key','mode']].iloc[0]
-        raise ValueError(f"item '{key}' was scored twice in mode '{mode}'; give every item its own key")
-    return scores
+    rows = _score_all(model, batches, modes, device, autocast, left_out)
+    if not rows: raise ValueError('nothing to score: no batches, or a generator that was used up')
+    return _table_of(rows)
 
 # %% ../../nbs/5_evaluation/01_metrics.ipynb #1b845e10
 def wilson_interval(
@@ -209,15 +245,52 @@ def as_records(
     "A table as plain Python values."
     return [_plain(row) for row in table.to_dict('records')]
 
+# %% ../../nbs/5_evaluation/01_metrics.ipynb #a172c5ee
+def _score_part(model, tokenizer, shards, data, modes, train, track, part): # of rank `part[0]` of `part[1]`
+    counter, too_large = SampleCounter(shards.names['sources']), []
+    dtype = compute_dtype(train.precision, str(model.device))
+    def batches():
+        for b in eval_batches(shards, tokenizer, data, model.config.tokens_per_frame, train.micro_batch or 64,
+                train.token_budget, train.frame_budget or 256, *part, counter):
+            track(len(b['meta']))
+            yield b
+    rows = _score_all(model, batches(), modes, None, dtype, too_large)
+    counts = {k:int(counter.table()[k].sum()) for k in ('bad','too_long')}
+    return dict(rows=_plain(rows), too_large=too_large, **counts)
+
+# %% ../../nbs/5_evaluation/01_metrics.ipynb #7c6f1ab5
+def score_shards(
+    model:FoveatedVLM,
+    tokenizer, # of the model
+    shards:Shards, # the samples
+    data:DataConfig, # how they become tokens
+    modes:tuple=MODES, # to score; a model that makes no queries has the coarse mode only
+    train:TrainConfig=TrainConfig(), # precision, micro_batch, token_budget and frame_budget
+    procs:Processes=None, # that share the work; none: this one alone
+    track:Callable=lambda n: None, # called with the number of samples of each batch of this process
+)->tuple[pd.DataFrame,dict]: # as from `score`, in order of keys; and the number of bad, too_long, too_large
+    "Score each sample once; what cannot be scored is counted."
+    alone = procs is None or procs.ranks==1 or is_sharded(model)
+    if not hasattr(model, 'query_out'): modes = ('coarse',)
+    part = (0, 1) if alone else (procs.rank, procs.ranks)
+    mine = _score_part(model, tokenizer, shards, data, modes, train, track, part)
+    parts = [mine] if alone else [json.loads(p) for p in procs.gather(json.dumps(mine), 'the scores')]
+    place = dict(zip(MODES, range(len(MODES))))
+    rows = sorted((r for p in parts for r in p['rows']), key=lambda r: (r['key'], place.get(r['mode'], -1)))
+    keys = sorted(k for p in parts for k in p['too_large'])
+    if keys: print(f"left out, too large for memory: {len(keys)} samples, such as {', '.join(keys[:5])}")
+    counts = {k:sum(p[k] for p in parts) for k in ('bad','too_long')}
+    return _table_of(rows), counts|dict(too_large=len(keys))
+
 # %% ../../nbs/5_evaluation/01_metrics.ipynb #68975921
 def validate(
     model:FoveatedVLM,
     tokenizer, # of the model
-    cfg:Config, # which samples, how many, which modes
-)->dict: # mode to loss (nats per token) and accuracy
+    cfg:Config, # which samples, how many, which modes, limits and precision
+    procs:Processes=None, # that share the work
+)->dict: # mode to loss (nats per token), accuracy and n; and the counts bad, too_long, too_large
     "Loss and accuracy on validation samples."
-    modes = cfg.eval.modes if hasattr(model, 'query_out') else ('coarse',)
     shards = Shards(cfg.data.shards, 'validation', cfg.data.tasks, cfg.eval.samples)
-    batches = eval_batches(shards, 64, tokenizer, cfg.data, model.config.tokens_per_frame)
-    table = accuracy_table(score(model, batches, modes), 'mode')
-    return {r['mode']:dict(loss=r['loss'], accuracy=r['accuracy'], n=r['n']) for r in as_records(table)}
+    scores, counts = score_shards(model, tokenizer, shards, cfg.data, cfg.eval.modes, cfg.train, procs)
+    rows = as_records(accuracy_table(scores, 'mode')) if len(scores) else []
+    return {r['mode']:dict(loss=r['loss'], accuracy=r['accuracy'], n=r['n']) for r in rows} | counts
