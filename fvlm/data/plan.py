@@ -72,7 +72,8 @@ def _check_fields(plan): # arrays that do not fit, numbers out of range
         if not isinstance(value, (int,np.integer)) or not least<=value<2**32:
             raise PlanError(f'{name} is {value}; give a whole number from {least} to below 2**32')
     if not len(plan.lengths): raise PlanError('the index has no samples; build shards first')
-    for name,low,high in (('lengths',1,2**31), ('frames',0,2**31), ('source',0,len(plan.names))):
+    for name,low,high in (('lengths',1,2**31), ('frames',0,2**31), ('source',0,len(plan.names)),
+                          ('sort_by',0,2**31)):
         v = getattr(plan, name)
         if v.shape!=plan.lengths.shape or v.ndim!=1 or v.dtype.kind not in 'iu':
             raise PlanError(f'{name} is {v.dtype} {v.shape} and lengths {plan.lengths.shape}')
@@ -92,13 +93,12 @@ def _check_mix(plan): # refuse a mixture that cannot be kept
         if not (plan.source==plan.names.index(name)).any():
             raise PlanError(f"mix: source '{name}' has no samples; leave it out")
 
-def _check_budgets(plan): # no sample may exceed one by itself
-    for values,unit in ((plan.lengths,'token'), (plan.frames,'frame')):
-        for g in plan.groups:
-            i, most = g.members[values[g.members].argmax()], getattr(plan, f'{unit}_budget')
-            if 0<most<values[i]:
-                raise PlanError(f"sample {i} of '{plan.names[plan.source[i]]}' has {values[i]} {unit}s, "
-                                f'but {unit}_budget is {most}; raise it')
+def _measure(plan): # how many samples exceed a budget by themselves; the longest, and that with most frames
+    used = np.concatenate([g.members for g in plan.groups])
+    lengths, frames = plan.lengths[used], plan.frames[used]
+    over = lengths>(plan.token_budget or lengths.max())
+    over |= frames>(plan.frame_budget or frames.max())
+    return int(over.sum()), tuple(int(used[values.argmax()]) for values in (lengths, frames))
 
 # %% ../../nbs/1_data/06_plan.ipynb #1b40dccb
 def _make_groups(plan): # and the tree that mixes them
@@ -136,22 +136,29 @@ class Plan:
     micro_batch:int=0 # most samples in a micro-batch; 0: no limit, as below
     token_budget:int=0 # most tokens in a micro-batch, padding included
     frame_budget:int=0 # most distinct frames in a micro-batch
+    sort_by:np.ndarray=field(default=None, repr=False) # `[n]` what windows are sorted by; none: lengths
+    oversized:int=field(default=0, init=False) # samples that exceed a budget by themselves
 
     def __post_init__(self):
         arrays = {k:np.asarray(getattr(self, k)) for k in ('lengths','frames','source')}
+        arrays['sort_by'] = arrays['lengths'] if self.sort_by is None else np.asarray(self.sort_by)
         self.__dict__.update(arrays, names=tuple(self.names), _cache={})
         _check_fields(self)
         _check_mix(self)
         groups, tree = _make_groups(self)
         self.__dict__.update({k:int(getattr(self, k)) for k in _LEAST}, groups=groups, tree=tree)
-        _check_budgets(self)
+        oversized, largest = _measure(self)
+        self.__dict__.update(oversized=oversized, largest=largest)
 
-    def __getstate__(self): return self.__dict__ | dict(_cache={})
+# %% ../../nbs/1_data/06_plan.ipynb #7e9760e1
+@patch
+def __getstate__(self:Plan): return self.__dict__ | dict(_cache={})
 
-    def _cached(self, name, version, make): # the newest version is kept
-        old = self._cache.get(name)
-        if old is None or old[0]!=version: old = self._cache[name] = version, make()
-        return old[1]
+@patch
+def _cached(self:Plan, name, version, make): # the newest version is kept
+    old = self._cache.get(name)
+    if old is None or old[0]!=version: old = self._cache[name] = version, make()
+    return old[1]
 
 # %% ../../nbs/1_data/06_plan.ipynb #dea20d05
 @patch
@@ -162,7 +169,7 @@ def _block(self:Plan, g, epoch, i): # window i: positions among the members of g
         order = self._cached(('epoch', g), epoch, lambda: _epoch_order(len(members), *key))
         if not self.window: return order
         part = order[i*self.window:(i+1)*self.window]
-        return part[_chunk_by_length(self.lengths[members[part]], self.chunk, self.seed, epoch, g, i+1)]
+        return part[_chunk_by_length(self.sort_by[members[part]], self.chunk, self.seed, epoch, g, i+1)]
     return self._cached(('block', g), (epoch, i), make)
 
 @patch
@@ -208,8 +215,7 @@ def _piece_costs(lengths, frames, micro_batch=0, token_budget=0, frame_budget=0)
     if frame_budget:
         total = np.append(0, np.cumsum(frames, dtype=np.int64))
         first = np.maximum(first, np.searchsorted(total, total-frame_budget))
-    if (first[1:]>=end[1:]).any():
-        raise PlanError(f'one row alone exceeds token_budget {token_budget} or frame_budget {frame_budget}')
+    first[1:] = np.minimum(first[1:], end[1:]-1) # one row is always a piece
     rows = np.arange(1, (end-first).max()+1)
     return np.where(end[:,None]-rows>=first[:,None], rows*longest[:,None], _FORBIDDEN)
 
@@ -278,7 +284,9 @@ def fingerprint(self:Plan)->str: # 32 hexadecimal digits
     "Digest of the index."
     def make():
         h = hashlib.blake2b(json.dumps([len(self.lengths), *self.names]).encode(), digest_size=16)
-        for v in (self.lengths, self.frames, self.source): h.update(v.astype('<i8'))
+        sorts_otherwise = self.window>0 and self.sort_by is not self.lengths
+        for v in (self.lengths, self.frames, self.source, *[self.sort_by]*sorts_otherwise):
+            h.update(v.astype('<i8'))
         return h.hexdigest()
     return self._cached('fingerprint', None, make)
 

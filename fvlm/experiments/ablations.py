@@ -138,7 +138,7 @@ def _look_entropy(model, tokenizer, cfg): # mode to mean entropy in nats, 0..ln 
     if not model.pooler.uses_query: return {}
     shards = Shards(cfg.data.shards, 'validation', cfg.data.tasks, cfg.eval.samples)
     numbers = [i for i, t in enumerate(shards.column('frames')) if t][:16]
-    batch = Batches(shards, tokenizer, cfg.data, model.config.tokens_per_frame, strict=True)[numbers]
+    batch = Batches(shards, tokenizer, cfg.data, model.config.tokens_per_frame)[numbers]
     inputs = {k:batch[k].to(model.device) for k in ('input_ids', 'pixel_values_videos')}
     def entropy(mode):
         output = model(**inputs, frame_index=batch['frame_index'], mode=mode, looks=True, logits_to_keep=1)

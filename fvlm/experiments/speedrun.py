@@ -170,7 +170,7 @@ def _save_scores(space, name, seed, model, data, order, modes): # on the test vi
     model, tokenizer = FoveatedVLM.from_pretrained(folder), load_tokenizer(folder)
     for d in data:
         shards = Shards(space.shards(d), 'test', max_samples=space.scale.items)
-        batches = eval_batches(shards, 64, tokenizer, DataConfig(order=order), model.config.tokens_per_frame)
+        batches = eval_batches(shards, tokenizer, DataConfig(order=order), model.config.tokens_per_frame)
         tables.append(score(model, batches, modes, device=device))
     table = pd.concat(tables).assign(arm=name, seed=seed)
     write_atomic(space.scores(name, seed), table.to_csv(index=False))
