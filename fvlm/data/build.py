@@ -20,7 +20,8 @@ from traceback import walk_stack, walk_tb
 from ..config import write_atomic
 from .chat import FRAME, special_id
 from .sampling import VideoError
-from .shards import FrameSpec, clip_members, fingerprint, index_shard, write_index, write_shard
+from fvlm.data.shards import (HELD_OUT, FrameSpec, clip_members, fingerprint, index_shard, write_index,
+    write_shard)
 from .sources import SOURCES, SourceError, check_clip
 
 # %% ../../nbs/1_data/05_build.ipynb #865e79e2
@@ -107,11 +108,30 @@ def _sort_clips(clips, skip=()): # usable ones, and known failures
 
 def _note(path): return json.loads(path.with_suffix('.json').read_text())
 
-def _is_done(path, job, retry=False): # with `retry`, only without failures
+# %% ../../nbs/1_data/05_build.ipynb #b1aa3e0a
+def _stamp(medium): # changes with its content; empty: not there
+    try:
+        if 'path' not in medium:
+            h = hashlib.blake2b(digest_size=8)
+            for part in medium.get('frames') or [medium['data']]: h.update(part)
+            return h.hexdigest()
+        about = os.stat(medium['path'])
+    except Exception: return '' # no medium at all: a failure when it is read
+    return f'{about.st_size:x}-{about.st_mtime_ns:x}'
+
+def _stamp_of(clip): # of all its media; empty: one is not there
+    media = clip.get('media')
+    stamps = [_stamp(m) for m in media] if isinstance(media, list) else []
+    return '+'.join(stamps) if all(stamps) else ''
+
+def _done_note(path, job, clips=(), retry=False): # none: not done; with `retry`, only without failures
     try: note = _note(path)
-    except (FileNotFoundError, ValueError): return False
+    except (FileNotFoundError, ValueError): return None
     if note['job']!=job: raise BuildError(f'{path}: made from other clips; choose another folder')
-    return path.is_file() and path.stat().st_size==note['bytes'] and not (retry and note['failed'])
+    is_whole = path.is_file() and path.stat().st_size==note['bytes']
+    if not is_whole or (retry and note['failed']): return None
+    changed = any(now and now!=was for was,now in zip(note['media'], map(_stamp_of, clips)))
+    return None if changed else note
 
 def _is_mended(path, clips, spec, seconds, skip=()): # does a failed clip work now?
     failed = {(f['source'], f['key']) for f in _note(path)['failed']}
@@ -125,10 +145,11 @@ def _job_name(clips, spec): # hash of the work
     keys = 'source','key','group','split','chats'
     return _hash([asdict(spec), *([c.get(k) for k in keys] for c in clips)])
 
-def _build_shard(path, clips, job, spec, tokenizer=None, seconds=120., skip=()): # -> number of clips
+def _build_shard(path, clips, job, spec, tokenizer=None, seconds=120., skip=()): # -> clips, failures
     start, bad = time.perf_counter(), []
     _remove_leftovers(path)
-    if not _is_done(path, job) or _is_mended(path, clips, spec, seconds, skip):
+    if not (note := _done_note(path, job, clips)) or _is_mended(path, clips, spec, seconds, skip):
+        media = [*map(_stamp_of, clips)] # before they are read
         good, failed = _sort_clips(clips, skip)
         failed += _write_clips(path, good, spec, seconds)
         rows = index_shard(path, tokenizer, bad)
@@ -136,10 +157,10 @@ def _build_shard(path, clips, job, spec, tokenizer=None, seconds=120., skip=()):
         paths = {c['key']:[str(path), *[m['path'] for m in c['media'] if 'path' in m]] for c in good}
         failed = [dict(f, kind=_kind_of(f['why'], [f['key'], *paths.get(f['key'], [])])) for f in failed]
         note = dict(job=job, bytes=path.stat().st_size, seconds=round(time.perf_counter()-start, 3),
-                    clips=len(clips), rows=rows, failed=failed)
+                    clips=len(clips), media=media, rows=rows, failed=failed)
         write_atomic(path.with_suffix('.json'), json.dumps(note)+'\n')
     _remove_leftovers(path)
-    return len(clips)
+    return len(clips), note['failed']
 
 # %% ../../nbs/1_data/05_build.ipynb #e9a62bc4
 def _in_shards(clips, per_shard, refuse): # clips of each shard, each key of a source once
@@ -191,20 +212,40 @@ def _lost_process(folder): # why it died
     return (f'a worker died at one of the clips {str(at[:8])[1:-1]}; '
             'call again to go on, with fewer workers or without the clip')
 
-def _run_jobs(jobs, pool, ahead, folder, track): # `ahead` jobs may wait -> was there any?
-    if pool is None: return bool([track(_build_shard(*job)) for job in jobs])
+def _run_jobs(jobs, pool, ahead, folder, count): # `ahead` jobs may wait -> was there any?
+    if pool is None: return bool([count(*_build_shard(*job)) for job in jobs])
     waiting, changed = set(), False
     try:
         while True:
             for job in islice(jobs, ahead-len(waiting)): waiting.add(pool.submit(_build_shard, *job))
             if not waiting: return changed
             changed, (done, waiting) = True, wait(waiting, return_when=FIRST_COMPLETED)
-            for d in done: track(d.result())
+            for d in done: count(*d.result())
     except Exception as e:
         if isinstance(getattr(e, 'cause', None), Exception): raise e.cause from None # Ray's
         if not isinstance(e, BrokenExecutor) and not type(e).__module__.startswith('ray.'): raise
         raise BuildError(f'{folder}: {_lost_process(folder)}') from None
     finally: wait({w for w in waiting if not (isinstance(pool, Executor) and w.cancel())})
+
+# %% ../../nbs/1_data/05_build.ipynb #89b046aa
+def _mend(max_bad): return f'at most {max_bad:.1%} may; mend them and call again, or raise max_bad'
+
+def _counter(folder, failures, bad, max_bad, track): # takes the clips and failures of each shard
+    done, lost = 0, _Failures()
+    def count(clips, failed):
+        nonlocal done
+        done += clips
+        for f in failed: lost.add(**f)
+        track(clips)
+        refused = len(failures)+len(bad)
+        most = max_bad*(seen := done+refused)
+        if seen<200 or len(lost)+refused <= most+3*most**.5: return
+        lost.kinds.update(failures.kinds)
+        for b in bad: lost.add(str(b['key']), str(b.get('source', '')), b['why'])
+        write_atomic(folder/'failures.json', json.dumps(lost.report(), indent=1)+'\n')
+        raise BuildError(f'{folder}: {len(lost)} of the first {seen} clips failed ({lost}); '
+            f'{_mend(max_bad)}; see {folder/"failures.json"}')
+    return count
 
 # %% ../../nbs/1_data/05_build.ipynb #84053ca8
 @contextmanager
@@ -228,8 +269,8 @@ def _claim_folder(folder, settings): # lock it for a build, or refuse it
 def _fingerprint_of(tokenizer): # one that lacks `<frame>` is an error at once
     return None if tokenizer is None else special_id(tokenizer, FRAME) and fingerprint(tokenizer)
 
-def _collect_notes(folder, count, failures, mark): # write the index -> totals
-    total = Counter(clips=len(failures), samples=0, frames=0, tokens=0, bytes=0, seconds=0)
+def _collect_notes(folder, count, failures, about): # write the index -> totals
+    total = Counter(clips=len(failures), samples=0, frames=0, tokens=0, bytes=0, seconds=0, hours=0)
     sources = Counter()
     def rows_of_shards():
         for i in range(count):
@@ -238,12 +279,26 @@ def _collect_notes(folder, count, failures, mark): # write the index -> totals
             for f in note['failed']: failures.add(**f)
             total.update({k:note[k] for k in ('clips','bytes','seconds')}, samples=len(rows),
                          tokens=sum(r['tokens'] for r in rows),
-                         frames=sum(r['frames'] for r in rows if not r['chat']))
+                         frames=sum(r['frames'] for r in rows if not r['chat']),
+                         hours=sum(r['seconds'] for r in rows if not r['chat'])/3600)
             sources.update(r['source'] for r in rows)
             yield f'{i:05d}.tar', rows
     for name in ('build','index','report','failures'): _remove_leftovers(folder/name)
-    write_index(folder, rows_of_shards(), tokenizer=mark)
-    return dict(total, seconds=round(total['seconds'], 1), shards=count, sources=dict(sources))
+    write_index(folder, rows_of_shards(), **about)
+    rounded = dict(seconds=round(total['seconds'], 1), hours=round(total['hours'], 6))
+    return dict(total, **rounded, shards=count, sources=dict(sources))
+
+# %% ../../nbs/1_data/05_build.ipynb #c50e9576
+_FORMAT = 2 # of notes and samples; a folder of another one cannot be gone on with
+
+def _open_jobs(shards, folder, names, spec, retry, count, options): # fills `names`, counts what is done
+    for i,shard in enumerate(shards):
+        path, name = folder/f'{i:05d}.tar', _job_name(shard, spec)
+        names.append(name)
+        if note := _done_note(path, name, shard, retry): count(len(shard), note['failed'])
+        else:
+            (folder/'report.json').unlink(missing_ok=True)
+            yield path, shard, name, spec, *options
 
 # %% ../../nbs/1_data/05_build.ipynb #f8e24f42
 def build_shards(
@@ -261,31 +316,31 @@ def build_shards(
     retry:bool=False, # make shards with failures again
     track:Callable=lambda n: None, # is told how many clips are done
     seconds_per_clip:float=120., # limit; 0: none
+    held_out:int=HELD_OUT, # samples of validation, and of test; at most a tenth of all
 )->dict: # the report
     "Turn clips into shards with an index; if stopped, the next call goes on."
     folder, names, failures, mark = Path(folder), [], _Failures(), _fingerprint_of(tokenizer)
-    def jobs():
-        for i,shard in enumerate(_in_shards(clips, per_shard, failures.add)):
-            path, name = folder/f'{i:05d}.tar', _job_name(shard, spec)
-            names.append(name)
-            if _is_done(path, name, retry): track(len(shard))
-            else: yield path, shard, name, spec, tokenizer, seconds_per_clip, skip
-    settings = dict(asdict(spec), per_shard=per_shard, tokenizer=mark)
+    count, options = _counter(folder, failures, bad, max_bad, track), (tokenizer, seconds_per_clip, skip)
+    shards = _in_shards(clips, per_shard, failures.add)
+    settings = dict(asdict(spec), per_shard=per_shard, tokenizer=mark, format=_FORMAT)
+    about = dict(held_out=held_out, tokenizer=mark, spec=asdict(spec))
     with _claim_folder(folder, settings), open_engine(engine, workers, pool) as (pool, ahead):
-        changed = _run_jobs(jobs(), pool, ahead, folder, track)
-        return _finish_build(folder, names, failures, changed, bad, max_bad, mark)
+        jobs = _open_jobs(shards, folder, names, spec, retry, count, options)
+        changed = _run_jobs(jobs, pool, ahead, folder, count)
+        return _finish_build(folder, names, failures, changed, bad, max_bad, about)
 
 # %% ../../nbs/1_data/05_build.ipynb #ea3e336f
-def _finish_build(folder, names, failures, changed, bad, max_bad, mark): # changed: is a shard new?
+def _finish_build(folder, names, failures, changed, bad, max_bad, about): # changed: is a shard new?
     made, lost = [folder/f for f in ('index.npy','index.json','report.json')], folder/'failures.json'
+    name = _hash([names, about['held_out']])
     if (folder/f'{len(names):05d}.json').is_file():
         raise BuildError(f'{folder}: holds more shards than these clips make; choose another folder')
     if not changed and all(f.is_file() for f in made):
         old = json.loads(made[2].read_text())
-        if old['build']==_hash(names): return old
+        if old['build']==name: return old
     for b in bad: failures.add(str(b['key']), str(b.get('source', '')), b['why'])
-    total = _collect_notes(folder, len(names), failures, mark)
-    report = total | failures.report() | dict(build=_hash(names))
+    total = _collect_notes(folder, len(names), failures, about)
+    report = total | failures.report() | dict(build=name)
     good = total['samples'] and len(failures)<=max_bad*total['clips']
     if not total['samples']:
         made += [folder/f'{i:05d}.{e}' for i in range(len(names)) for e in ('json','tar')]
@@ -294,13 +349,18 @@ def _finish_build(folder, names, failures, changed, bad, max_bad, mark): # chang
     write_atomic(made[2] if good else lost, json.dumps(report, indent=1)+'\n')
     if good: return report
     why, mend = f"{len(failures)} of {total['clips']} clips failed ({failures})", 'nothing is left'
-    if total['samples']: mend = f'at most {max_bad:.1%} may; mend them and retry, or raise max_bad'
+    if total['samples']: mend = _mend(max_bad)
     if not total['clips']: why, mend = 'no clip to build from', 'are the annotations empty?'
     raise BuildError(f'{folder}: {why}; {mend}; see {lost}')
 
 # %% ../../nbs/1_data/05_build.ipynb #f3310fec
-def index_folder(folder:str|Path, tokenizer=None, track:Callable=lambda n: None)->dict:
-    "Index the tars in and below a folder -> content of index.json, and what failed; `track(1)` after each."
+def index_folder(
+    folder:str|Path,
+    tokenizer=None, # to count tokens
+    track:Callable=lambda n: None, # called with 1 for each tar
+    held_out:int=HELD_OUT, # samples of validation, and of test; at most a tenth of all
+)->dict: # content of index.json, and what failed
+    "Index the tars in and below a folder."
     folder, failures, mark = Path(folder), _Failures(), _fingerprint_of(tokenizer)
     tars = sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*.tar'))
     if not tars: raise BuildError(f'{folder}: no tar in it')
@@ -312,7 +372,7 @@ def index_folder(folder:str|Path, tokenizer=None, track:Callable=lambda n: None)
             for b in bad: failures.add(b['key'], name, b['why'], _kind_of(b['why'], [folder/name]))
             track(1)
             yield name, [r for r in rows if isinstance(r['task'], str)]
-    about = write_index(folder, rows_of_tars(), tokenizer=mark)
+    about = write_index(folder, rows_of_tars(), held_out, tokenizer=mark)
     if about['samples']: return about | failures.report()
     raise BuildError(f'{folder}: no sample in {len(tars)} tars ({failures})')
 
@@ -349,6 +409,7 @@ def build_options(parser:ArgumentParser)->None:
             ('quality', number_option(most=95), 95, 'of the JPEGs'),
             ('per-shard', whole, 1000, 'clips in a shard'), ('limit', whole, None, 'most clips, for a trial'),
             ('max-bad', number_option(float, 0, 1), .05, 'share of clips that may fail'),
+            ('held-out', number_option(least=0), HELD_OUT, 'samples of validation, and of test'),
             ('workers', number_option(least=0), 0, 'processes; 0: this one')]:
         group = frames if name in ('fps','frames') else parser
         group.add_argument('--'+name, type=kind, default=default, help=f'{text} (default {default})')

@@ -17,7 +17,7 @@ from itertools import groupby
 from fastcore.basics import patch
 from PIL import Image
 from .build import open_engine
-from .chat import ChatError, encode_chat, tidy
+from .chat import ChatError, TooLong, encode_chat, tidy
 from .shards import (MAX_CLIP, MAX_MEMBERS, ROW, SPLITS, ShardError, announce, chats_of,
     count_tokens, fetch, fingerprint, from_jpeg, messages_of, read_members, safe_member, shown_in, split_of)
 from .sources import walk_tar
@@ -34,13 +34,15 @@ _BAD = _by_reason({
     'fetch or build the shard again':'broken shard, unreadable sample',
     'build the shard from plain files':'unsafe member',
     'write an object with key, source and chats':'bad JSON', 'correct its turns':'bad chat',
-    'leave the chat out':'empty answer', 'shorten it, or raise max_tokens':'long prompt',
+    'leave the chat out':'empty answer',
     'tokenise again, or leave them out':'bad token ids',
     'cut the clip again':'no frames, frame count, broken frame',
     'cut all clips to one size':'frame size', 'give every clip its own key':'same key',
-    'keep one, or give both one split':'key in two splits, content in two splits'})
+    'keep one, or give both one split':'key in two splits, content in two splits, group in two splits'})
 _NOTES = _by_reason({
-    'write key and source':'no name', 'cut fewer frames':'many frames', 'keep one':'same content',
+    'write key and source':'no name', 'keep one':'same content',
+    'it will be left out; cut fewer frames, or raise data.max_frames':'many frames',
+    'it will be left out; shorten it, or raise data.max_tokens':'long prompt',
     'its end will not be learned':'long answer', 'index with a tokenizer':'uncounted tokens',
     'only JSON, JPEG, PNG and WebP are read':'unread file',
     'give both one split if they are one':'key of two sources'})
@@ -78,6 +80,8 @@ class _Clip: # what is known of a stored clip
     length:int=0 # in bytes
     source:str='' # empty: unreadable
     split:str=''
+    named_split:bool=False # by its own JSON
+    group:str=''
     frames:int=0 # stored
     images:int=0 # media
     tasks:list = _empty(list) # of each chat
@@ -113,8 +117,7 @@ def _check_counts(meta, frames): # are as many frames stored as announced?
     if media is not None: announced.append(sum(m['frames'] for m in media))
     if any(n!=frames for n in announced) or any(m['frames']<1 for m in media or []):
         yield 'frame count' if frames else 'no frames', f'{frames} are stored; announced: {announced}'
-    most = max((s['frames'] for s in shown_in(meta, frames) if s['type']=='video'), default=0)
-    if most>64: yield 'many frames', f'{most} of one video, more than 64'
+    if frames>64: yield 'many frames', f'{frames}, more than 64'
 
 # %% ../../nbs/1_data/08_check.ipynb #1c14dde6
 def _check_forms(meta): # can its chats be read?
@@ -154,8 +157,8 @@ def _check_chat(chat, shown, tokenizer=None, max_tokens=1024): # its text tokens
     try: fault = _check_turns(chat, messages, shown)
     except (ChatError, TypeError, AttributeError, KeyError) as e: fault = 'bad chat', str(e)
     if fault or tokenizer is None: return 0, fault and (fault[0], name+fault[1])
-    try: e = encode_chat(messages, tokenizer, 'all', max_tokens=max_tokens)
-    except ChatError as why: return count_tokens(messages, tokenizer), ('long prompt', f'{name}{why}')
+    try: e = encode_chat(messages, tokenizer, max_tokens=max_tokens)
+    except TooLong as why: return count_tokens(messages, tokenizer), ('long prompt', f'{name}{why}')
     cut = ('long answer', f'{name}the last {e.cut} tokens are cut off') if e.cut else None
     return len(e.ids)+e.cut-len(e.frames), cut
 
@@ -168,7 +171,8 @@ def _read_meta(clip, text, tokenizer, max_tokens): # into the clip; yields (reas
     yield from _check_shape(meta)
     if clip.is_bad(): return
     clip.key, clip.source = str(_key(meta) or clip.key), meta.get('source') or 'unknown'
-    clip.split = meta.get('split') or split_of(str(meta.get('group') or clip.key))
+    clip.group, clip.named_split = str(meta.get('group') or clip.key), bool(meta.get('split'))
+    clip.split = meta.get('split') or split_of(clip.group) # the index may know better
     shown = shown_in(meta, clip.frames)
     clip.images = sum(m['type']=='image' for m in shown)
     yield from _check_ids(meta, tokenizer and len(tokenizer))
@@ -202,7 +206,7 @@ def _check_frames(frames, decode=True): # their size, and a list of (reason, det
 
 def _check_clip(clip, files, tokenizer=None, decode=True, max_tokens=1024): # `files` is ending -> bytes
     is_frame = lambda ending: ending.rpartition('.')[2] in ('jpg','jpeg','png','webp')
-    frames = [files[k] for k in sorted(files) if is_frame(k)]
+    frames = [files[k] for k in sorted(files, key=lambda k: (len(k), k)) if is_frame(k)]
     clip.frames, clip.decoded = len(frames), len(frames)*decode
     if frames: clip.content = _digest(*frames)
     other = [k for k in files if k!='json' and not is_frame(k)]
@@ -272,6 +276,7 @@ def _check_shard(job, tokenizer=None, decode=1., max_tokens=1024): # clips; (rea
             for name,members in samples:
                 clip = _read_clip(file, name, members, tokenizer, _is_decoded(name, decode), max_tokens)
                 clip_rows = rows.pop(clip.offset, np.zeros(0, ROW))
+                if len(clip_rows) and not clip.named_split: clip.split = list(SPLITS)[clip_rows['split'][0]]
                 if index_rows is not None and not clip.is_bad(except_for=('broken frame', 'frame size')):
                     clip.faults += [*_check_rows(clip, clip_rows, names, count)][:1]
                 if not any(clip.tokens): clip.tokens = clip_rows['tokens'].tolist()
@@ -284,11 +289,12 @@ def _check_shard(job, tokenizer=None, decode=1., max_tokens=1024): # clips; (rea
     return clips, faults
 
 # %% ../../nbs/1_data/08_check.ipynb #4bbe123d
-_LINE = np.dtype([(k, '<u8') for k in ('name','key','content','offset','length')] +
+_LINE = np.dtype([(k, '<u8') for k in ('name','key','group','content','offset','length')] +
                  [(k, '<u4') for k in ('shard','source','split','height','width')])
 
 def _line(clip, shard, source): # numbers of shard and source
-    hashes = _digest(clip.source, '\0', clip.key), _digest(clip.key), clip.content
+    name, group = (_digest(clip.source, '\0', x) for x in (clip.key, clip.group))
+    hashes = name, _digest(clip.key), group, clip.content
     return (*hashes, clip.offset, clip.length, shard, source, list(SPLITS).index(clip.split), *clip.size)
 
 def _repeats(lines): # (reason, clip, the earlier one it repeats) by name or by content
@@ -296,10 +302,12 @@ def _repeats(lines): # (reason, clip, the earlier one it repeats) by name or by 
         _, first, which = np.unique(lines[column], return_index=True, return_inverse=True)
         return first[which], lines['split'][first[which]]!=lines['split']
     renamed = lambda first: lines['name'][first]!=lines['name']
-    (name, name_leaks), (key, key_leaks), (content, leaks) = map(first_of, ('name','key','content'))
+    columns = 'name', 'key', 'content', 'group'
+    (name, name_leaks), (key, key_leaks), (content, leaks), (group, group_leaks) = map(first_of, columns)
     again, alike = name!=np.arange(len(lines)), renamed(content) & (lines['content']!=0)
     cases = {'key in two splits':(name, again & name_leaks), 'same key':(name, again & ~name_leaks),
              'content in two splits':(content, alike & leaks), 'same content':(content, alike & ~leaks),
+             'group in two splits':(group, renamed(group) & group_leaks & ~(alike & leaks)),
              'key of two sources':(key, renamed(key) & key_leaks)}
     for reason,(first,which) in cases.items():
         for i in np.flatnonzero(which): yield reason, i, first[i]
@@ -384,7 +392,7 @@ def check_shards(
     decode:float=1., # share of the clips to decode, 0..1
     workers:int=0, # processes; 0: this one
     track:Callable=lambda n: None, # called with 1 for each tar
-    max_tokens:int=1024, # longest sequence of the run
+    max_tokens:int=1024, # most text tokens of a sample of the run
     pool:Executor=None, # your own processes instead
 )->CheckReport:
     "Read everything once, and report what is wrong."
