@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['load_result', 'percent', 'duration', 'markdown_table', 'coarse_note', 'arm_frame', 'stage_frame', 'two_by_two_frame',
            'targets', 'comparisons_frame', 'verdict', 'figure_png', 'figure_modes', 'figure_harder', 'figure_stages',
-           'figure_curves', 'figure_worlds', 'save_page', 'save_figure', 'write_report']
+           'figure_curves', 'figure_ratio', 'ratio_frame', 'figure_worlds', 'save_page', 'save_figure', 'write_report']
 
 # %% ../../nbs/6_experiments/05_report.ipynb #12c3880b
 import base64, io, json, math, re
@@ -15,7 +15,7 @@ from dataclasses import asdict
 from functools import wraps
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, NullLocator
 from pathlib import Path
 from PIL import Image
 from ..config import write_atomic
@@ -361,7 +361,8 @@ def figure_harder(result:dict)->plt.Figure:
 # %% ../../nbs/6_experiments/05_report.ipynb #c5a5919c
 def _losses(result, run, event, column): # updates and losses of each seed
     found = [c for c in result['curves'] if (c['run'],c['event'])==(run,event) and c.get(column)]
-    return [(c['step'], [math.nan if v is None else v for v in c[column]]) for c in found]
+    known = [[(s, v) for s,v in zip(c['step'], c[column]) if v is not None] for c in found]
+    return [tuple(map(list, zip(*points))) for points in known if points]
 
 def _loss_panels(panels, columns, height): # title -> list of (name, colour, style, seeds)
     if not panels: return _empty()
@@ -407,6 +408,70 @@ def figure_curves(result:dict)->plt.Figure:
         if a['pooler']=='deep':
             panel.append((*_WAYS['coarse'][:2], '-', _losses(result, a['name'], 'train', 'coarse_loss')))
     return _loss_panels(panels, 2, 2.4)
+
+# %% ../../nbs/6_experiments/05_report.ipynb #e774213e
+_BANDS = dict(debug=(-math.inf, 0.), marginal=(0., .05), solid=(.05, .15), strong=(.15, 1.)) # improvement
+
+def _dynamic_runs(result): # panel, name, line style and run of each model that is trained to look
+    stages = {c['run'] for c in result['curves'] if re.fullmatch('(deep-)?stage[0-9]', c['run'])}
+    by_number = sorted(stages, key=lambda run: run[-1])
+    rows = [(f'stage {run[-1]}', 'dynamic looks', '-', run) for run in by_number]
+    rows += [(f"{a['task']}, {a['order']}", a['label'], '-' if a['pooler']=='deep' else '--', a['name'])
+        for a in result.get('arms', ()) if a['train_mode']=='fine' and not a['start']]
+    return rows
+
+def _draw_bands(ax): # of the ratio, behind its curves
+    lo, hi = ax.get_ylim()
+    for shade,(name,(low,high)) in zip(('#f4d9d0','#f4f4f4','#e4e4e4','#d2d2d2'), _BANDS.items()):
+        y, top = (1/(1-low) if low>-math.inf else lo), (1/(1-high) if high<1 else hi)
+        y, top = max(y, lo), min(top, hi)
+        if y>=top: continue
+        ax.axhspan(y, top, color=shade, zorder=0, lw=0)
+        if math.log(top/y)>.06*math.log(hi/lo):
+            ax.text(1.01, math.sqrt(y*top), name, transform=ax.get_yaxis_transform(), va='center',
+                color='#666666', fontsize=7)
+    ticks = [t for t in (.5, .7, .8, .9, 1, 1.05, 1.18, 1.3, 1.5, 2, 3, 5, 10, 30, 100) if lo<=t<=hi]
+    ax.set_yticks(ticks[::1+len(ticks)//8], minor=False)
+    ax.yaxis.set_minor_locator(NullLocator())
+
+# %% ../../nbs/6_experiments/05_report.ipynb #8f6c3dbe
+def _ratios(result): # title -> list of (name, colour, style, seeds), of the runs that were measured
+    panels = {}
+    for title,name,style,run in _dynamic_runs(result):
+        if not _losses(result, run, 'train', 'improvement'): continue # in an old log `ratio` is its inverse
+        seeds = _losses(result, run, 'train', 'ratio')
+        panels.setdefault(title, []).append((name, _WAYS['fine'][1], style, seeds))
+    return panels
+
+@_figure
+def figure_ratio(result:dict)->plt.Figure: # of `smoke`, `curves` and `arms`
+    "Coarse loss / fine loss over updates, in front of the bands of improvement."
+    panels = _ratios(result)
+    fig = _loss_panels(panels, min(3, max(len(panels), 1)), 2.3)
+    for ax in fig.axes[:len(panels)]:
+        lo, hi = ax.get_ylim()
+        ax.set(ylim=(min(lo, .96), max(hi, 1.3)))
+        _draw_bands(ax)
+    for ax in fig.axes[:len(panels)]:
+        if ax.get_ylabel(): ax.set_ylabel('coarse / fine loss')
+    return fig
+
+# %% ../../nbs/6_experiments/05_report.ipynb #747205ca
+def ratio_frame(result:dict)->pd.DataFrame: # of text
+    "The last losses of each run that is trained to look, and what the second look brings."
+    lines, columns = [], ('loss', 'coarse_loss', 'ratio', 'improvement')
+    for title,name,_,run in _dynamic_runs(result):
+        kept = [c for c in result['curves'] if (c['run'],c['event'])==(run,'train') and c.get('improvement')]
+        last = [[x for x in zip(*(c[k] for k in columns)) if x[-1] is not None][-1:] for c in kept]
+        if not any(last):
+            lines.append([f'{title}: {name}', 'not measured', *'––––', '–'])
+            continue
+        fine, coarse, ratio, gain = np.mean([x for rows in last for x in rows], 0)
+        band = next(k for k,(low,high) in _BANDS.items() if low<=gain<high)
+        lines.append([f'{title}: {name}', kept[0].get('coarse', '–'), f'{fine:.3f}', f'{coarse:.3f}',
+            f'{ratio:.3f}', f'{_signed(gain)} %', band])
+    names = ['run', 'coarse loss is', 'fine', 'coarse', 'ratio', 'improvement', 'band']
+    return pd.DataFrame(lines, columns=names)
 
 # %% ../../nbs/6_experiments/05_report.ipynb #f905657d
 def figure_worlds(result:dict, harder:bool=False)->plt.Figure: # of the harder worlds, or the plain ones
