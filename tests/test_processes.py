@@ -1,10 +1,11 @@
-"""What needs real processes: invariants 11 (a run that is killed), 12 (two processes) and 16 (bad input).
+"""What needs real processes: invariants 11 (a run that is killed), 12 (two processes), 16 (bad input) and
+19 (processes that differ).
 
 Runs of one process are made inside of pytest. All runs of two processes share one start of `torchrun`, which
 executes this file as a script.
 """
-import os, runpy, signal, subprocess, sys, time
-from contextlib import contextmanager
+import os, runpy, shutil, signal, subprocess, sys, time
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from unittest import mock
 import pytest, torch, torch.distributed as dist
@@ -15,6 +16,8 @@ from fvlm.data.build import build_shards
 from fvlm.data.shards import FrameSpec, clips_of
 from fvlm.evaluation.metrics import validate
 from fvlm.model.foveated import load_tokenizer
+from fvlm.training import trainer
+from fvlm.training.distributed import PeerError
 from fvlm.training.tracking import read_metrics
 from fvlm.training.trainer import Processes, Run, prepare_run, train
 from fvlm.world.backbones import build_backbones
@@ -31,6 +34,7 @@ RUNS = dict( # name -> overrides of the config
     plain=(), mixed=(*MIXED, 'data.window=64', 'train.token_budget=90'), sharded=MIXED,
     accumulated=('train.micro_batch=3',), steady=('train.steps=9', *RATES),
     changing=('train.steps=9', 'train.save_every=3', *RATES),
+    saved=('train.save_every=3',), saved_sharded=(*MIXED, 'train.save_every=3', 'train.parallel=fsdp'),
     straight=('train.steps=12', 'train.save_every=3'),
     killed=('train.steps=12', 'train.save_every=3'))
 
@@ -55,12 +59,44 @@ def overrides(home, kind, name):
 def train_here(home, kind, name=None, *more):
     return train(load_config(home/'run.yaml', [*overrides(home, kind, name or kind), *more]), validate)
 
+def refusal(home, name, rank, change, *more):
+    "A start in which the two processes differ; the line goes to a file."
+    with change:
+        try: train_here(home, 'plain', name, *more)
+        except PeerError as e: (home/f'{name}-said-{rank}.txt').write_text(str(e))
+
+@contextmanager
+def other_weights():
+    "One weight is changed by the smallest possible amount."
+    def build(cfg, build=trainer.build_model):
+        model, tokenizer = build(cfg)
+        weight = model.query_out.weight
+        with torch.no_grad(): weight[0,0] = torch.nextafter(weight[0,0], torch.tensor(9.))
+        return model, tokenizer
+    with mock.patch.object(trainer, 'build_model', build): yield
+
+def stop_and_resume(home, kind):
+    "The run in one go; one that dies after update 4 and goes on."
+    train_here(home, kind, f'{kind}-straight')
+    with dies_after(4): train_here(home, kind, f'{kind}-resumed')
+    train_here(home, kind, f'{kind}-resumed')
+
 def two_processes(home):
     "What `torchrun` executes: all runs of two processes, one after the other."
     torch.set_num_threads(1)
+    rank = int(os.environ['RANK'])
     for kind in ('plain', 'mixed'): train_here(home, kind, f'{kind}-two')
     train_here(home, 'sharded', 'sharded-two', 'train.parallel=fsdp')
     with dies_after(7): train_here(home, 'changing')
+    for kind in ('saved', 'saved_sharded'): stop_and_resume(home, kind)
+    own_disk = f'out={home}/disk-{rank}/run'
+    with dies_after(4): train_here(home, 'saved', 'disk', own_disk)
+    train_here(home, 'saved', 'disk', own_disk)
+    refusal(home, 'weights', rank, other_weights() if rank else nullcontext())
+    refusal(home, 'config', rank, nullcontext(), f'train.lr.connector={1+rank}e-3')
+    refusal(home, 'data', rank, nullcontext(), *(['data.max_samples=9'] if rank else []))
+    if rank: shutil.copytree(home/'saved-straight'/'checkpoints', home/'disk-1'/'newer'/'checkpoints')
+    refusal(home, 'newer', rank, nullcontext(), f'out={home}/disk-{rank}/newer')
     dist.destroy_process_group()
 
 
@@ -154,6 +190,35 @@ def test_one_two_one_processes(runs):
     a, b = log(runs/'steady'), log(runs/'changing')
     assert a.step.tolist() == b.step.tolist() == list(range(1, 10)) and a.tokens.tolist() == b.tokens.tolist()
     assert_close(torch.tensor(a.loss.to_numpy()), torch.tensor(b.loss.to_numpy()), rtol=1e-3, atol=0)
+
+
+def assert_same_bits(one, two):
+    one, two = weights(one), weights(two)
+    assert one.keys() == two.keys()
+    for n in one: assert torch.equal(one[n], two[n]), n
+
+@pytest.mark.parametrize('kind', ['saved', 'saved_sharded'])
+def test_two_processes_resume_bit_for_bit(runs, kind):
+    "Invariant 11 with two processes, each with the whole model or with half of it."
+    assert_same_bits(runs/f'{kind}-straight', runs/f'{kind}-resumed')
+    one, two = (log(runs/f'{kind}-{n}') for n in ('straight', 'resumed'))
+    assert (one.step.tolist(), one.loss.tolist()) == (two.step.tolist(), two.loss.tolist())
+
+
+def test_processes_with_disks_of_their_own(runs):
+    "Only rank 0 has a checkpoint on its disk; a run that died goes on from it in both processes."
+    assert not list((runs/'disk-1').glob('run/checkpoints/step-*'))
+    assert_same_bits(runs/'saved-straight', runs/'disk-0'/'run')
+
+
+@pytest.mark.parametrize('name, words', [
+    ('weights', 'rank 1 has weights '), ('config', 'rank 1 has config '), ('data', 'rank 1 has data '),
+    ('newer', 'rank 1 has a checkpoint of update 8 in ')])
+def test_processes_that_differ_refuse_to_start(runs, name, words):
+    "Invariant 19: one line, the same from both."
+    lines = [(runs/f'{name}-said-{rank}.txt').read_text() for rank in (0, 1)]
+    for line in lines: assert line.startswith(words) and '\n' not in line and 'rank 0 has ' in line, line
+    assert not list(runs.glob(f'{name}/checkpoints/*')) and not (runs/name/'summary.json').exists()
 
 
 def test_kill_9_changes_nothing(home):

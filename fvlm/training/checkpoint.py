@@ -322,6 +322,11 @@ class CheckpointWriter:
         error, self.thread, self.error = self.error, None, None
         if error: raise error
 
+    def __enter__(self): return self
+
+    def __exit__(self, *_):
+        if self.thread: self.thread.join()
+
 # %% ../../nbs/4_training/02_checkpoint.ipynb #92fe5665
 def load_checkpoint(
     path:str|Path, # a checkpoint folder

@@ -6,26 +6,28 @@
 __all__ = ['build_model', 'make_plan', 'open_data', 'accumulate', 'compute_dtype', 'Run', 'prepare_run', 'TrainError', 'train']
 
 # %% ../../nbs/4_training/06_trainer.ipynb #48ba567c
-import copy, json, math, random, resource, time
-import numpy as np, torch, torch.distributed as dist
+import hashlib, json, math, random, resource, time
+import numpy as np, torch
 from collections import Counter
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from fastcore.basics import patch
 import fvlm.model.pooling
 from ..config import Config, ConfigError, diff_configs, load_config, save_config, to_dict
 from ..data.chat import IGNORE
-from ..data.loader import Batches, DataError, SampleCounter, train_batches
+from ..data.loader import Batches, DataError, SampleCounter, open_shards, plan_index, train_batches
 from ..data.plan import Plan, PlanError
 from ..data.shards import ShardError, Shards, fingerprint
 from ..model.foveated import FoveatedVLM, load_tokenizer
-from .checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from .distributed import (Processes, Stopped, StopSignal, all_sum, equalize_batches,
-    gather_model, join_processes, peer_errors, scatter_optimizer, shard_model, sum_gradients, unshard)
-from .guards import MemoryRefusal, SpikeGuard, attention_alarms, attention_health, fit_memory
-from .optim import freeze, grad_norms, param_groups, set_lr
+from .checkpoint import (CheckpointWriter, broadcast_weights, find_checkpoints, full_moments,
+    latest_checkpoint, load_checkpoint, spread_moments, take_snapshot)
+from .distributed import (PeerError, Processes, Stopped, StopSignal, all_sum, checksum,
+    equalize_batches, is_sharded, join_processes, peer_errors, shard_model, sum_gradients, unshard)
+from fvlm.training.guards import (MemoryRefusal, SpikeGuard, attention_alarms, attention_health, fit_memory,
+    is_out_of_memory)
+from .optim import freeze, grad_norms, make_optimizer, set_lr
 from .tracking import Tracker, progress
 
 # %% ../../nbs/4_training/06_trainer.ipynb #e6b95711
@@ -35,7 +37,7 @@ def build_model(
     "The model that a run starts with."
     m = cfg.model
     torch.manual_seed(cfg.train.seed)
-    options = {k:getattr(m, k) for k in ('pooler','query_weights','tokens_per_frame')}
+    options = {k:getattr(m, k) for k in ('pooler','query_weights','tokens_per_frame','visual_norm')}
     options['mode'] = m.train_mode
     if m.init:
         model, tokenizer = FoveatedVLM.from_pretrained(m.init), load_tokenizer(m.init)
@@ -62,17 +64,16 @@ def make_plan(
     try: mix = {name:float(weight) for name,_,weight in (m.rpartition('=') for m in d.mix)}
     except ValueError:
         raise ConfigError(f"data.mix: '{', '.join(d.mix)}'; write [openvid=2, webvid=1]") from None
-    lengths = shards.lengths(cfg.model.tokens_per_frame, d.image_frames, d.max_tokens)
-    return Plan(lengths, shards.column('frames'), shards.column('source'), shards.names['sources'],
-        batch_size=t.batch_size, seed=t.seed, text_share=d.text_share, mix=mix, window=d.window,
-        micro_batch=t.micro_batch, token_budget=t.token_budget, frame_budget=t.frame_budget)
+    return Plan(**plan_index(shards, d, cfg.model.tokens_per_frame), batch_size=t.batch_size, seed=t.seed,
+        text_share=d.text_share, mix=mix, window=d.window, micro_batch=t.micro_batch,
+        token_budget=t.token_budget, frame_budget=t.frame_budget)
 
 def open_data(
     cfg:Config, # of the run
     tokenizer, # of the model
 )->tuple: # shards and plan
     "What a run reads, and in which order."
-    shards = Shards(cfg.data.shards, 'train', cfg.data.tasks, cfg.data.max_samples)
+    shards = open_shards(cfg.data)
     return shards, make_plan(cfg, shards, tokenizer)
 
 # %% ../../nbs/4_training/06_trainer.ipynb #736b25f6
@@ -102,23 +103,26 @@ def accumulate(
     n_refinements:int=1, # of the fine pass
     dtype:torch.dtype=None, # of the computation; None: that of the weights
     averaged:bool=False, # FSDP averages gradients over processes
-)->dict: # sums over this process: loss, coarse; over all processes: tokens
+    measure:bool=False, # the coarse loss, where it is not trained
+)->dict: # nats of this process, on the device: loss, coarse, loss_measured; tokens of all processes
     "Accumulate the gradients of this process's part of an update."
     device = procs.device
-    tokens = sum((b['labels'][:,1:]!=IGNORE).sum() for b in batches)
-    tokens = all_sum(torch.tensor(float(tokens), device=device))
-    sums = dict(loss=torch.zeros((), device=device), coarse=torch.zeros((), device=device), tokens=tokens)
+    tokens = torch.tensor(float(sum((b['labels'][:,1:]!=IGNORE).sum() for b in batches)))
+    tokens = int(all_sum(tokens, procs.control))
+    sums = {k:torch.zeros((), device=device) for k in ('loss','coarse','loss_measured')}
     for b in batches:
-        ids, pixels = (x if x is None else x.to(device, non_blocking=True)
-            for x in (b['input_ids'], b['pixel_values_videos']))
-        with torch.autocast(device.split(':')[0], dtype=dtype, enabled=dtype is not None):
-            out = model(input_ids=ids, pixel_values_videos=pixels, frame_index=b['frame_index'],
+        pixels = b['pixel_values_videos']
+        if pixels is not None: pixels = pixels.to(device, non_blocking=True)
+        with torch.autocast(device.split(':')[0], dtype=dtype) if dtype else nullcontext():
+            out = model(input_ids=b['input_ids'], pixel_values_videos=pixels, frame_index=b['frame_index'],
                 labels=b['labels'], coarse_length=b['coarse_length'], n_refinements=n_refinements,
-                num_items_in_batch=tokens.clamp(min=1)/(procs.ranks if averaged else 1))
+                num_items_in_batch=max(tokens, 1)/(procs.ranks if averaged else 1), measure_coarse=measure)
         if out.loss.requires_grad: out.loss.backward()
         sums['loss'] += out.loss_sum.detach()
-        if out.coarse_sum is not None: sums['coarse'] += out.coarse_sum.detach()
-    return sums
+        if measure or out.coarse_sum is not None:
+            sums['loss_measured'] += out.loss_sum.detach()
+            sums['coarse'] += (out.loss_sum if out.coarse_sum is None else out.coarse_sum).detach()
+    return dict(sums, tokens=tokens)
 
 # %% ../../nbs/4_training/06_trainer.ipynb #f3a777ba
 def _refinements_at(step, cfg): # of the fine pass after `step` updates, 1 or 2
@@ -133,15 +137,28 @@ def compute_dtype(
     return torch.bfloat16 if precision=='bf16' or (precision=='auto' and supported) else None
 
 # %% ../../nbs/4_training/06_trainer.ipynb #f018c847
-def _open_run(cfg, procs): # newest checkpoint to continue from, or None
+def _check_folder(cfg): # an error if its folder holds a run with another config
     out, saved = Path(cfg.out), Path(cfg.out)/'config.yaml'
     if saved.is_file() and (out/'metrics.jsonl').is_file():
         for key,(old,new) in diff_configs(load_config(saved), cfg).items():
             raise ConfigError(f'{out} holds a run with {key}={old}, not {new}; choose another folder with '
                 'out=...')
-    if procs.ranks>1: dist.barrier()
-    if procs.rank==0: save_config(cfg, saved)
-    return latest_checkpoint(out/'checkpoints')
+    save_config(cfg, saved)
+
+# %% ../../nbs/4_training/06_trainer.ipynb #c03a1785
+def _find_checkpoint(cfg, procs): # name of the newest intact one on the disk of rank 0, or None
+    folder = Path(cfg.out)/'checkpoints'
+    newest = [p.name for p in find_checkpoints(folder)[-1:]]
+    step = int(newest[0].lstrip('.').split('.')[0][5:]) if newest else -1
+    known = [json.loads(s) for s in procs.gather(json.dumps(step), 'the search for checkpoints')]
+    if (most := max(known))>known[0]:
+        raise PeerError(f'rank {known.index(most)} has a checkpoint of update {most} in {folder} and rank 0 '
+            f'has {f"only one of update {known[0]}" if known[0]>=0 else "none"}; copy it to the machine of '
+            'rank 0, or choose another folder with out=...')
+    def find():
+        found = latest_checkpoint(folder)
+        return str(found) if found else None
+    return procs.on_rank_0(find, 'the search for checkpoints')
 
 # %% ../../nbs/4_training/06_trainer.ipynb #b8240761
 def _peak_memory(device): # GB so far; on a CPU of the whole process
@@ -150,13 +167,14 @@ def _peak_memory(device): # GB so far; on a CPU of the whole process
 
 _WARM_UP = 10 # updates
 
-def _mean_row(sums, batch_size): # nats per token, seconds, share of time waiting; ratio is fine/coarse loss
+def _mean_row(sums, batch_size): # nats per token, seconds, share of time waiting
     tokens, seconds, updates = max(sums['tokens'], 1), sums['seconds'], sums['updates']
     row = dict(loss=sums['loss']/tokens, tokens=int(sums['tokens']), waited=sums['waited']/seconds,
         seconds_per_step=seconds/updates, samples_per_second=updates*batch_size/seconds,
         tokens_per_second=sums['tokens']/seconds)
-    if not sums['coarse']: return row
-    return row | dict(coarse_loss=sums['coarse']/tokens, ratio=sums['loss']/sums['coarse'])
+    fine, coarse = sums['loss_measured'], sums['coarse']
+    if not (fine and coarse): return row
+    return row|dict(coarse_loss=coarse/sums['tokens_measured'], ratio=coarse/fine, improvement=1-fine/coarse)
 
 # %% ../../nbs/4_training/06_trainer.ipynb #bfe7764c
 @dataclass
@@ -176,12 +194,36 @@ class Run:
     updates_here:int=0 # updates since this start
     spike_guard:SpikeGuard=None # the recent updates
     counter:SampleCounter=None # what this process has read
-    full:tuple=() # if sharded: unsharded model and optimizer on rank 0, (None, None) elsewhere
+    writer:CheckpointWriter=None # of checkpoints
+    reads:int=0 # how often a device was read
 
     @property
     def out(self): return Path(self.cfg.out)
     @property
+    def sharded(self): return is_sharded(self.model)
+    @property
     def trained(self): return [p for g in self.optimizer.param_groups for p in g['params']]
+
+# %% ../../nbs/4_training/06_trainer.ipynb #5052ee2a
+def _digest(cfg): # of the settings that all processes must share
+    settings = to_dict(cfg)|dict(out='', log={})
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+def _describe_data(config, cfg, shards): # what a user of the model must know
+    spec = shards.spec or {}
+    config.update(dict(frame_size=cfg.data.frame_size, image_frames=cfg.data.image_frames,
+        order=cfg.data.order, **{k:spec[v] for k,v in (('fps','fps'), ('max_frames','cap')) if v in spec}))
+
+@patch
+def agree(self:Run, **facts):
+    "Compare step, weights and other facts with all processes."
+    if self.procs.ranks>1: self.procs.agree(**facts, step=self.step, weights=checksum(self.model))
+
+@patch
+def calibrate(self:Run):
+    "Centre and scale the visual tokens of a new model."
+    pixels = self.batches[self.plan.update(0)[:64]]['pixel_values_videos']
+    if pixels is not None and len(pixels)>1: self.model.calibrate(pixels.to(self.model.device))
 
 # %% ../../nbs/4_training/06_trainer.ipynb #d70b4989
 def prepare_run(
@@ -189,54 +231,51 @@ def prepare_run(
     procs:Processes, # this process
 )->Run: # at its beginning, or where its newest checkpoint is
     "Everything that an update needs."
-    checkpoint = _open_run(cfg, procs)
+    procs.on_rank_0(lambda: _check_folder(cfg), 'the config')
+    checkpoint, sharded = _find_checkpoint(cfg, procs), cfg.train.parallel=='fsdp' and procs.ranks>1
     model, tokenizer = build_model(cfg)
-    model.to(procs.device).train()
+    model.to('cpu' if sharded else procs.device).train()
     shards, plan = open_data(cfg, tokenizer)
+    _describe_data(model.config, cfg, shards)
     batches = Batches(shards, tokenizer, cfg.data, cfg.model.tokens_per_frame)
-    run = Run(cfg, procs, model, tokenizer, _new_optimizer(model, cfg), shards, plan, batches)
+    run = Run(cfg, procs, model, tokenizer, make_optimizer(model, cfg.train), shards, plan, batches)
     if not checkpoint and not cfg.model.init: run.calibrate()
     if cfg.train.checkpointing: model.use_gradient_checkpointing()
-    if checkpoint:
-        saved = load_checkpoint(checkpoint, model, run.optimizer)
-        run.step, run.state = saved['step'], run.state | saved['state']
-        plan.check(run.state['plan'])
+    run.agree(tokenizer=fingerprint(tokenizer), data=plan.fingerprint(), config=_digest(cfg))
+    if checkpoint: run.resume(checkpoint)
     run.state['plan'] = plan.state(0)
-    if cfg.train.parallel=='fsdp' and procs.ranks>1: run.shard()
+    if sharded: run.shard()
     run.spike_guard = SpikeGuard(cfg.train.spike, run.state.get('spikes'))
     run.counter = SampleCounter(shards.names['sources'], run.state.get('read') if procs.rank==0 else None)
+    run.writer = CheckpointWriter(lambda: procs.heartbeat('writing a checkpoint'))
     return run
 
-def _new_optimizer(model, cfg):
-    return torch.optim.AdamW(param_groups(model, cfg.train.lr, cfg.train.weight_decay))
+# %% ../../nbs/4_training/06_trainer.ipynb #5c4779ca
+@patch
+def resume(self:Run, path): # go on from a checkpoint
+    procs = self.procs
+    saved = procs.on_rank_0(lambda: load_checkpoint(path, self.model, self.optimizer), 'the checkpoint')
+    self.step, self.state = saved['step'], self.state|saved['state']
+    self.plan.check(self.state['plan'])
+    if procs.ranks>1:
+        broadcast_weights(self.model)
+        self.agree(plan=json.dumps(self.state['plan']))
+        if not self.cfg.train.parallel=='fsdp': self.renew_optimizer()
+    if n := self.state.get('memory', {}).get('micro_batch'): self.plan = replace(self.plan, micro_batch=n)
 
 @patch
-def calibrate(self:Run):
-    "Centre and scale the visual tokens of a new model."
-    pixels = self.batches[self.plan.update(0)[:64]]['pixel_values_videos']
-    if pixels is not None and len(pixels)>1: self.model.calibrate(pixels.to(self.procs.device))
+def renew_optimizer(self:Run, change=lambda: None): # after a change of the model, with the state of rank 0
+    moments = full_moments(self.model, self.optimizer)
+    change()
+    self.optimizer = make_optimizer(self.model, self.cfg.train)
+    spread_moments(self.model, self.optimizer, moments)
 
 # %% ../../nbs/4_training/06_trainer.ipynb #5bee1065
 @patch
 def shard(self:Run): # over all processes
-    full = copy.deepcopy(self.model).cpu()
-    full_optimizer = _new_optimizer(full, self.cfg)
-    full_optimizer.load_state_dict(self.optimizer.state_dict())
-    shard_model(self.model, self.procs)
-    self.optimizer = _new_optimizer(self.model, self.cfg)
-    scatter_optimizer(full, full_optimizer, self.model, self.optimizer)
-    self.full = (full, full_optimizer) if self.procs.rank==0 else (None, None)
-
-@patch
-def unshard(self:Run)->tuple: # model and optimizer on rank 0
-    "The unsharded model and optimizer; all processes must call this together."
-    if not self.full: return self.model, self.optimizer
-    gather_model(self.model, self.full[0], self.optimizer, self.full[1])
-    return self.full
+    self.renew_optimizer(lambda: shard_model(self.model, self.procs))
 
 # %% ../../nbs/4_training/06_trainer.ipynb #87b5a24c
-_OUT_OF_MEMORY = torch.OutOfMemoryError, MemoryError
-
 @patch
 def _split_update(self:Run, parts): # this process's micro-batches, each in so many parts
     if 2*max(map(len, self.plan.micro(self.step, self.procs.ranks)))<=parts:
@@ -245,17 +284,21 @@ def _split_update(self:Run, parts): # this process's micro-batches, each in so m
     mine = self.plan.of_rank(self.step, self.procs.rank, self.procs.ranks)
     return [self.batches[part] for m in mine for part in np.array_split(m, min(parts, len(m)))]
 
+def _is_measured(step, cfg): # whether the coarse loss is computed although it is not trained
+    every, fine = cfg.train.coarse_every, cfg.model.train_mode=='fine' and not cfg.model.lambda_coarse
+    return bool(fine and every) and ((step+1)%every==0 or step+1 in (1, cfg.train.steps))
+
 # %% ../../nbs/4_training/06_trainer.ipynb #d140543e
 @patch
-def backward(self:Run, batches, dtype=None)->dict: # sums over all processes: loss, coarse, tokens
+def backward(self:Run, batches, dtype=None)->dict: # nats of this process, on its device; tokens of all
     "The gradient of an update, from the micro-batches of this process."
-    procs, parts, sharded = self.procs, 1, bool(self.full)
+    procs, parts, sharded = self.procs, 1, self.sharded
     if sharded: batches = equalize_batches(batches, self.model, self.cfg.data.frame_size, procs)
-    refinements = _refinements_at(self.step, self.cfg)
+    how = _refinements_at(self.step, self.cfg), dtype, sharded, _is_measured(self.step, self.cfg)
     while True:
-        try: sums = accumulate(self.model, batches, procs, refinements, dtype, sharded)
-        except _OUT_OF_MEMORY:
-            if sharded: raise
+        try: sums = accumulate(self.model, batches, procs, *how)
+        except Exception as e:
+            if sharded or not is_out_of_memory(e): raise
             sums = None
         if not procs.in_any(sums is None): break
         self.optimizer.zero_grad()
@@ -263,11 +306,17 @@ def backward(self:Run, batches, dtype=None)->dict: # sums over all processes: lo
         parts *= 2
         torch.cuda.empty_cache()
         batches = self._split_update(parts)
-    params = [p for p in self.trained if not (sharded and p.ndim)]
-    sum_gradients(params, procs)
-    for p in params if sharded else (): p.grad /= procs.ranks
-    loss, coarse = all_sum(torch.stack([sums['loss'], sums['coarse']])).tolist()
-    return dict(loss=loss, coarse=coarse, tokens=sums['tokens'].item())
+    if parts>1: self.remember(-(-max(map(len, self.plan.micro(self.step, procs.ranks)))//parts))
+    sum_gradients([p for p in self.trained if not (sharded and p.ndim)], procs)
+    for p in self.trained if sharded else ():
+        if not p.ndim: p.grad /= procs.ranks
+    return sums
+
+@patch
+def remember(self:Run, micro_batch, checkpointing=None): # how many samples fit at a time
+    recompute = self.model.gradient_checkpointing if checkpointing is None else checkpointing
+    self.plan = replace(self.plan, micro_batch=micro_batch)
+    self.state['memory'] = dict(micro_batch=micro_batch, checkpointing=bool(recompute))
 
 # %% ../../nbs/4_training/06_trainer.ipynb #10c3511d
 class TrainError(RuntimeError):
@@ -276,15 +325,29 @@ class TrainError(RuntimeError):
 _MAX_REFUSED = 10 # updates in a row
 
 @patch
-def optimizer_step(self:Run, loss)->tuple[float,str]: # norm before clipping; why it was refused, or nothing
-    "Clip the gradient and make the update, unless its loss or norm is refused."
-    params = [p for p in self.trained if p.grad is not None]
-    norm = unshard(torch.nn.utils.clip_grad_norm_(params, self.cfg.train.clip or math.inf)).item()
-    why = self.spike_guard.check(loss, norm)
-    if not why: self.optimizer.step()
-    self.optimizer.zero_grad()
-    return norm, why
+def read_device(self:Run, tensors:dict)->dict: # the same as numbers
+    "Wait for the device, once, and read some scalars."
+    self.reads += 1
+    return dict(zip(tensors, torch.stack([t.double() for t in tensors.values()]).tolist()))
 
+@patch
+def optimizer_step(self:Run, sums, norms={})->tuple[dict,str]: # numbers; why it was refused, or nothing
+    "Clip the gradient and make the update, unless its loss or norm is refused."
+    params, keys = [p for p in self.trained if p.grad is not None], ('loss','coarse','loss_measured')
+    norm = unshard(torch.nn.utils.clip_grad_norm_(params, self.cfg.train.clip or math.inf))
+    losses = all_sum(torch.stack([sums[k] for k in keys])).unbind()
+    numbers = self.read_device(dict(zip(keys, losses), grad_norm=norm, **norms))
+    why = self.spike_guard.check(numbers['loss']/max(sums['tokens'], 1), numbers['grad_norm'])
+    try:
+        if not why: self.optimizer.step()
+    except Exception as e:
+        if not is_out_of_memory(e): raise
+        raise MemoryRefusal(f'{self.out}: no memory for the optimizer in update {self.step+1}; lower '
+            'train.micro_batch, or use more processes with train.parallel=fsdp') from None
+    self.optimizer.zero_grad()
+    return numbers, why
+
+# %% ../../nbs/4_training/06_trainer.ipynb #d9c55201
 @patch
 def count_update(self:Run, why=''):
     "One more update; too many refused in a row end the run."
@@ -310,20 +373,34 @@ def _largest_batch(self:Run, plan): # the micro-batch that needs most memory, of
         key=lambda m: (plan.frames[m].sum(), plan.lengths[m].max()*len(m)))
 
 @patch
+def _fits(self:Run, n, recompute, dtype): # does the largest batch, with so many samples at a time?
+    self.model.use_gradient_checkpointing(recompute)
+    batches = [self.batches[self._largest_batch(replace(self.plan, micro_batch=n))]]
+    if self.sharded: batches = equalize_batches(batches, self.model, self.cfg.data.frame_size, self.procs)
+    fits, moments = True, []
+    try:
+        if not self.optimizer.state: moments = [torch.empty_like(p) for p in self.trained for _ in range(2)]
+        n_refinements = 1+(self.cfg.train.refine>0)
+        with torch.random.fork_rng():
+            accumulate(self.model, batches, self.procs, n_refinements, dtype, self.sharded, True)
+    except Exception as e:
+        if not is_out_of_memory(e): raise
+        fits = False
+    self.optimizer.zero_grad()
+    return not self.procs.in_any(not fits)
+
+# %% ../../nbs/4_training/06_trainer.ipynb #60e7d314
+@patch
 def fit_micro_batch(self:Run, dtype=None):
     "Find how many samples fit at a time."
-    model, t = self.model, self.cfg.train
-    def attempt(n, recompute):
-        model.use_gradient_checkpointing(recompute)
-        batch, fits = self.batches[self._largest_batch(replace(self.plan, micro_batch=n))], True
-        try:
-            with torch.random.fork_rng(): accumulate(model, [batch], self.procs, 1+(t.refine>0), dtype)
-        except _OUT_OF_MEMORY: fits = False
-        self.optimizer.zero_grad()
-        return not self.procs.in_any(not fits)
-    n, recompute = fit_memory(attempt, t.micro_batch or -(-t.batch_size//self.procs.ranks), t.checkpointing)
-    self.plan = replace(self.plan, micro_batch=n)
-    self.state['memory'] = dict(micro_batch=n, checkpointing=recompute)
+    t, known = self.cfg.train, self.state.get('memory', {})
+    n = known.get('micro_batch') or t.micro_batch or -(-t.batch_size//self.procs.ranks)
+    recompute = known.get('checkpointing', t.checkpointing)
+    if not self.sharded: n, recompute = fit_memory(lambda *a: self._fits(*a, dtype), n, recompute)
+    elif not self._fits(n, recompute, dtype):
+        raise MemoryRefusal(f'{self.out}: the largest batch does not fit into memory; lower '
+            'train.micro_batch or train.frame_budget, set train.checkpointing=true, or use more processes')
+    self.remember(n, recompute)
 
 # %% ../../nbs/4_training/06_trainer.ipynb #354a9675
 @patch
@@ -332,7 +409,7 @@ def is_due(self:Run, every)->bool: # every so many updates and at the end
 
 @patch
 def read_counts(self:Run): # table of what all processes have read, by source; kept in the state
-    self.state['read'] = all_sum(torch.tensor(self.counter.counts, device=self.procs.device)).tolist()
+    self.state['read'] = all_sum(torch.tensor(self.counter.counts), self.procs.control).tolist()
     return SampleCounter(self.counter.sources, self.state['read']).table()
 
 @patch
@@ -341,7 +418,8 @@ def log(self:Run, tracker, sums, **more)->float: # the loss
     row, read = _mean_row(sums, self.cfg.train.batch_size), self.read_counts()
     sums.clear()
     shares = {f'share_{k}':read[f'share of {k}'].to_dict() for k in ('samples','tokens') if len(read)>1}
-    tracker.log(self.step, 'train', **row, samples=int(read.samples.sum()), bad=int(read.bad.sum()),
+    counts = {k:int(read[k].sum()) for k in ('samples','bad','too_long')}
+    tracker.log(self.step, 'train', **row, **counts,
         peak_memory=_peak_memory(self.procs.device), **shares, **more)
     return row['loss']
 
@@ -349,65 +427,79 @@ def log(self:Run, tracker, sums, **more)->float: # the loss
 @patch
 def evaluate(self:Run, tracker, evaluate, stop):
     "Evaluate and log; pending if the run is asked to stop meanwhile."
-    model, _ = self.unshard()
-    doing = f'evaluation of update {self.step}'
-    def before_forward(*_):
-        self.procs.heartbeat(doing)
-        stop.check()
-    def work():
-        model.to(self.procs.device)
-        hook = model.register_forward_pre_hook(before_forward)
-        try: return evaluate(model, self.tokenizer, self.cfg) or {}
-        except Stopped: return None
-        finally: hook.remove()
-    found = self.procs.on_rank_0(work, doing)
-    self.state['evaluation_pending'] = found is None and self.procs.rank==0
-    if not found: return
+    procs, doing, sharded = self.procs, f'evaluation of update {self.step}', self.sharded
+    def check():
+        procs.heartbeat(doing)
+        if sharded and procs.in_any(stop.requested): raise Stopped
+        if not sharded: stop.check()
+    hook = self.model.register_forward_pre_hook(lambda *_: check())
+    self.model.eval()
+    try: found = evaluate(self.model, self.tokenizer, self.cfg, replace(procs, check=check)) or {}
+    except Stopped: found = None
+    finally: hook.remove()
+    self.model.train()
+    self.state['evaluation_pending'] = procs.in_any(found is None)
+    if self.state['evaluation_pending'] or not found: return
     self.state['eval'] = found
     tracker.log(self.step, 'eval', **found)
-    self.log_attention_health(tracker, model)
-    self.save_best(found, model)
-    if self.full: model.cpu()
+    self.log_attention_health(tracker)
+    self.save_best(found)
 
 # %% ../../nbs/4_training/06_trainer.ipynb #e51aeaaa
 @patch
-def log_attention_health(self:Run, tracker, model):
+def log_attention_health(self:Run, tracker):
     "Log the health of attention on held-out clips, with an alarm if need be."
-    shards = Shards(self.cfg.data.shards, 'validation', self.cfg.data.tasks, self.cfg.eval.samples)
+    d, model = self.cfg.data, self.model
+    shards = Shards(d.shards, 'validation', d.tasks, self.cfg.eval.samples)
     numbers = np.flatnonzero(shards.column('frames'))[:16]
     if not (model.pooler.uses_query and len(numbers)): return
-    b = Batches(shards, self.tokenizer, self.cfg.data, model.config.tokens_per_frame, strict=True)[numbers]
-    inputs = {k:b[k].to(self.procs.device) for k in ('input_ids','pixel_values_videos')}
-    health = attention_health(model, inputs | dict(frame_index=b['frame_index']))
-    if alarm := '; '.join(attention_alarms(health)):
-        print(f'{self.cfg.name}, update {self.step}: {alarm}')
+    b = Batches(shards, self.tokenizer, d, model.config.tokens_per_frame)[numbers]
+    if b['pixel_values_videos'] is None: return
+    inputs = {k:b[k] for k in ('input_ids','frame_index')}
+    health = attention_health(model, inputs|dict(
+        pixel_values_videos=b['pixel_values_videos'].to(self.procs.device)))
+    warm = self.step>self.cfg.train.warmup*self.cfg.train.steps
+    if alarm := '; '.join(attention_alarms(health, warm)):
+        if not self.procs.rank: print(f'{self.cfg.name}, update {self.step}: {alarm}')
         health['alarm'] = alarm
     tracker.log(self.step, 'looks', **health)
 
 @patch
-def save_best(self:Run, found, model):
+def save_best(self:Run, found):
     "Save the model if it is the best so far."
     loss = found.get(self.cfg.model.train_mode, {}).get('loss', math.inf)
     if self.cfg.train.eval_every and loss<self.state.get('best', {}).get('loss', math.inf):
         best = self.state['best'] = dict(step=self.step, loss=loss)
-        save_checkpoint(self.out/'best', self.step, model, None, self.tokenizer, dict(best=best), 1)
+        self.write(self.out/'best', dict(best=best), None, keep=1)
 
 # %% ../../nbs/4_training/06_trainer.ipynb #67fece45
+@patch
+def wait_for_disk(self:Run): # until what was saved is on the disk of rank 0
+    self.procs.on_rank_0(self.writer.wait, 'the checkpoint before')
+
+@patch
+def write(self:Run, folder, state, optimizer, keep): # a checkpoint, in the background
+    self.wait_for_disk()
+    self.procs.heartbeat(f'checkpoint of update {self.step}')
+    snapshot = take_snapshot(self.step, self.model, optimizer, state)
+    if self.procs.rank==0: self.writer.write(folder, snapshot, self.model, self.tokenizer, keep)
+
 @patch
 def save(self:Run): # a checkpoint
     self.read_counts()
     self.state['spikes'] = self.spike_guard.state
-    model, optimizer = self.unshard()
-    self.procs.on_rank_0(lambda: save_checkpoint(self.out/'checkpoints', self.step, model, optimizer,
-        self.tokenizer, self.state, self.cfg.train.keep), f'checkpoint of update {self.step}')
+    self.write(self.out/'checkpoints', self.state, self.optimizer, self.cfg.train.keep)
 
+# %% ../../nbs/4_training/06_trainer.ipynb #9986a2a7
 @patch
 def finish(self:Run, tracker)->dict: # content of summary.json; None on other ranks than 0
     "Write the trained model and the summary."
-    model, _ = self.unshard()
+    snapshot = take_snapshot(self.step, self.model)
     def write():
-        for part in (model, self.tokenizer): part.save_pretrained(self.out/'model')
+        self.model.save_pretrained(self.out/'model', state_dict=snapshot.weights)
+        self.tokenizer.save_pretrained(self.out/'model')
     self.procs.on_rank_0(write, 'the model')
+    self.wait_for_disk()
     read = self.read_counts()
     kept = {k:self.state[k] for k in ('seconds','refused','redone','best','memory','plan') if k in self.state}
     updates, seconds, tokens = self.state['timed']
@@ -429,18 +521,19 @@ def train_step(self:Run, updates, sums, tracker, dtype)->float|None: # the loss,
     self.counter.check(self.cfg.data.max_bad)
     one = self.backward(batches, dtype)
     row_due = (self.step+1)%self.cfg.train.log_every==0 or self.step+1==self.cfg.train.steps
-    norms = grad_norms(self.model) if row_due else {}
-    norm, why = self.optimizer_step(one['loss']/max(one['tokens'], 1))
+    norms = {f'grad_norms.{g}':n for g,n in grad_norms(self.model).items()} if row_due else {}
+    numbers, why = self.optimizer_step(one, norms)
     if why: tracker.log(self.step+1, 'skip', why=why, keys=self.sample_keys() if self.procs.rank==0 else '')
     self.count_update(why)
     seconds = time.perf_counter()-start
     self.state['seconds'] += seconds
     self.updates_here += 1
     if self.updates_here>_WARM_UP: # the first updates after a start do not count
-        pairs = zip(self.state['timed'], (1, seconds, int(one['tokens'])))
-        self.state['timed'] = [a+b for a,b in pairs]
-    sums.update(one, seconds=seconds, waited=waited, updates=1)
-    if row_due: return self.log(tracker, sums, grad_norm=norm, grad_norms=norms, lr=rates)
+        self.state['timed'] = [a+b for a,b in zip(self.state['timed'], (1, seconds, one['tokens']))]
+    more = {k:v for k,v in numbers.items() if k.startswith('grad_norm')}
+    sums.update({k:v for k,v in numbers.items() if k not in more}, tokens=one['tokens'], seconds=seconds,
+        waited=waited, updates=1, tokens_measured=one['tokens']*bool(numbers['loss_measured']))
+    if row_due: return self.log(tracker, sums, lr=rates, **more)
 
 # %% ../../nbs/4_training/06_trainer.ipynb #d85bbe34
 @patch
@@ -448,15 +541,18 @@ def loop(self:Run, tracker, evaluate, stop, bar):
     "All updates that are left, with their evaluations and checkpoints."
     t, sums = self.cfg.train, Counter()
     dtype = compute_dtype(t.precision, self.procs.device)
-    if self.procs.device!='cpu' and not self.full: self.fit_micro_batch(dtype)
-    updates = _iter_updates(self.cfg, self.shards, self.plan, self.tokenizer, self.procs, self.step)
+    if self.procs.device!='cpu': self.fit_micro_batch(dtype)
+    start = lambda: _iter_updates(self.cfg, self.shards, self.plan, self.tokenizer, self.procs, self.step)
+    updates, plan = start(), self.plan
     if evaluate and self.state.get('evaluation_pending'):
         self.evaluate(tracker, evaluate, stop)
         self.save()
     while self.step<t.steps:
+        if plan is not self.plan: updates, plan = start(), self.plan # fewer samples at a time
         try: loss = self.train_step(updates, sums, tracker, dtype)
         except MemoryRefusal:
             self.save()
+            self.wait_for_disk()
             raise
         bar.update()
         if loss is not None: bar.set_postfix_str(f'loss {loss:.3f}')
@@ -465,24 +561,26 @@ def loop(self:Run, tracker, evaluate, stop, bar):
         pending = self.procs.in_any(self.state.get('evaluation_pending'))
         if pending or (self.procs.in_any(stop.requested) and self.step<t.steps):
             if not saved: self.save()
+            self.wait_for_disk()
             raise Stopped(f'{self.out} was asked to stop and has saved update {self.step} of {t.steps}; '
                 'the same command goes on')
 
 # %% ../../nbs/4_training/06_trainer.ipynb #32a8c9ce
 def train(
     cfg:Config, # of the run
-    evaluate:Callable=None, # `(model, tokenizer, cfg) -> dict`
+    evaluate:Callable=None, # `(model, tokenizer, cfg, procs) -> dict`, the same on all ranks
     procs:Processes=None, # default: found out
 )->dict: # content of summary.json; None on other ranks than 0
     "Train one stage to its end; raises `Stopped` if it was asked to stop."
     procs, summary = procs or join_processes(cfg.train.timeout), Path(cfg.out)/'summary.json'
-    if summary.is_file():
-        _open_run(cfg, procs)
-        return json.loads(summary.read_text())
+    if procs.device!='cpu' and cfg.train.precision!='fp32': torch.set_float32_matmul_precision('high')
+    if procs.on_rank_0(summary.is_file, 'the summary'):
+        procs.on_rank_0(lambda: _check_folder(cfg), 'the config')
+        return json.loads(summary.read_text()) if procs.rank==0 else None
     run = prepare_run(cfg, procs)
     tracker = Tracker(cfg.out, to_dict(cfg), cfg.log.project, cfg.log.wandb, procs.rank, resume_step=run.step)
     bar = progress(cfg.train.steps, f'train {cfg.name}', initial=run.step, rank=procs.rank)
     errors = peer_errors(procs, lambda: f'update {run.step+1}')
-    with StopSignal(procs) as stop, _loader_errors(cfg.out), errors, bar:
+    with StopSignal(procs) as stop, _loader_errors(cfg.out), errors, bar, run.writer:
         run.loop(tracker, evaluate, stop, bar)
         return run.finish(tracker)
