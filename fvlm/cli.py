@@ -22,7 +22,7 @@ from .data.build import build_options, build_shards, bytes_text, index_folder, n
 from .data.chat import END, prepare_tokenizer, special_id
 from .data.check import check_shards
 from .data.sampling import load_clip
-from .data.shards import SPLITS, FrameSpec
+from .data.shards import HELD_OUT, SPLITS, FrameSpec
 from .data.show import show_samples
 from .data.sources import SOURCES, clips_from, records_in
 from .evaluation.attention import Looks, animate, look_at, question_batch, show_looks
@@ -203,22 +203,27 @@ def run_build(o:Namespace)->int: # takes parsed `build_options`, returns the exi
     with progress(None if o.limit else records_in(o.annotations), 'building', 'record') as bar:
         clips, track = _with_record_count(islice(clips, o.limit), bar.update)
         r = build_shards(clips, o.out, spec, o.per_shard, tokenizer, o.workers, o.engine, bad=bad,
-            max_bad=o.max_bad, skip=tuple(o.skip), retry=o.retry, track=track)
+            max_bad=o.max_bad, skip=tuple(o.skip), retry=o.retry, track=track, held_out=o.held_out)
     many = lambda n, word: f'{n:,} {word}{"s"*(n!=1)}'
     tokens = many(r['tokens'], 'token') if tokenizer else 'tokens not counted'
+    hours = f"{r['hours']:.3g} hours of video, " if r['hours'] else ''
     print(f"{many(r['samples'], 'sample')} of {many(r['clips']-r['failed'], 'clip')} in "
-          f"{many(r['shards'], 'shard')}: {many(r['frames'], 'frame')}, {tokens}, {bytes_text(r['bytes'])}")
+          f"{many(r['shards'], 'shard')}: {many(r['frames'], 'frame')}, "
+          f"{hours}{tokens}, {bytes_text(r['bytes'])}")
     _print_refused(r['kinds'])
     print(f'the report is {o.out}/report.json; next: fvlm data check {o.out}')
     return 0
 
 # %% ../nbs/99_cli.ipynb #bb951793
-def _index_options(parser): _folder_options(parser, 'with tars of JPEG and JSON, also in folders below')
+def _index_options(parser):
+    _folder_options(parser, 'with tars of JPEG and JSON, also in folders below')
+    parser.add_argument('--held-out', type=number_option(least=0), default=HELD_OUT, metavar='N',
+        help=f'samples of validation, and of test (default {HELD_OUT})')
 
 def _run_index(o):
     tokenizer = _data_tokenizer(o.tokenizer)
     with progress(_count_tars(o.folder), 'indexing', 'shard') as bar:
-        r = index_folder(o.folder, tokenizer, track=bar.update)
+        r = index_folder(o.folder, tokenizer, bar.update, o.held_out)
     print(f"{r['samples']:,} samples of {', '.join(r['sources'])} in {len(r['shards']):,} shards"
         + '; tokens not counted'*(tokenizer is None))
     _print_refused(r['kinds'])

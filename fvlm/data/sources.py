@@ -8,6 +8,7 @@ __all__ = ['LIMITS', 'SOURCES', 'IMAGE_ENDINGS', 'SourceError', 'parts_of', 'che
 
 # %% ../../nbs/1_data/03_sources.ipynb #461b5c87
 import csv, glob, gzip, hashlib, json, os, re, tarfile
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -154,6 +155,15 @@ def all_media(self:_Record, kind): # of the fields `image` and `images`, or `vid
 # %% ../../nbs/1_data/03_sources.ipynb #1664b10a
 _TABLES = '.csv', '.tsv', '.jsonl', '.jsonl.gz', '.json', '.parquet'
 
+def _is_build(folder): # a folder of `fvlm data build`?
+    try: return '"per_shard"' in (folder/'build.json').read_text()
+    except (OSError, ValueError): return False
+
+def _is_ours(p, path): # written by a build, and not what `path` asks for
+    is_note = re.fullmatch(r'(build|index|report|failures|\d{5,})\.json', p.name)
+    is_shard = p.suffix=='.tar' and path in p.parents and p.parent!=path
+    return p!=path and (is_note or is_shard) and _is_build(p.parent)
+
 def _files_of(path, endings=_TABLES): # file -> name without its ending
     path, names = Path(path), {}
     in_folder = path.is_dir()
@@ -161,7 +171,8 @@ def _files_of(path, endings=_TABLES): # file -> name without its ending
     for p in sorted(found):
         name = str(p.relative_to(path)) if in_folder else p.name
         ending = next((e for e in endings if name.lower().endswith(e)), None)
-        if ending and p.is_file() and not re.search(r'(^|/)\.', name): names[p] = name[:-len(ending)]
+        is_hidden = re.search(r'(^|/)\.', name)
+        if ending and p.is_file() and not is_hidden and not _is_ours(p, path): names[p] = name[:-len(ending)]
     if names: return names
     raise SourceError(f"nothing there that ends in {', '.join(endings)}; check the path", str(path))
 
@@ -267,12 +278,42 @@ def _convert(self, records, bad): # records -> checked clips of one chat
             key = _unique(r.key, counts)
             yield clip | dict(key=key, chats=[dict(c, key=key) for c in clip['chats']])
 
-@patch
-def read(self:_Source, path, media=None, source=None, bad=None): # see `clips_from`
-    clips = _convert(self, _records(path, media, source, self.ids, self.files, self.rows), bad)
+# %% ../../nbs/1_data/03_sources.ipynb #8b5b9138
+_COUNTED = 2_000_000 # most records that are read twice
+
+def _same(clip): # what records have in common that become one clip
+    return (*(str(m['path']) for m in clip['media']), clip['source'], clip.get('split'))
+
+def _count_rows(clips): # of each medium, by a hash; None: too many, media in memory, or nothing but text
+    left = Counter()
+    for n,c in enumerate(clips):
+        if n==_COUNTED or (n==1000 and not left) or any('path' not in m for m in c['media']): return None
+        if c['media']: left[hash(_same(c))] += 1
+    return left
+
+def _join_apart(clips, left): # each with all its chats, when its last row has come
+    waiting = {}
+    for c in clips:
+        if not c['media']:
+            yield c
+            continue
+        left[hash(same := _same(c))] -= 1
+        if same in waiting: waiting[same]['chats'] += c['chats']
+        else: waiting[same] = c
+        if left[hash(same)]<1: yield waiting.pop(same)
+    yield from waiting.values() # the file has changed meanwhile
+
+# %% ../../nbs/1_data/03_sources.ipynb #05d8b1ff
+def _join_neighbours(clips):
     for _,same in groupby(clips, lambda c: (c['media'] or c['key'], c['source'], c.get('split'))):
         same = list(same)
         yield same[0] | dict(chats=[chat for c in same for chat in c['chats']])
+
+@patch
+def read(self:_Source, path, media=None, source=None, bad=None): # see `clips_from`
+    def clips(bad): return _convert(self, _records(path, media, source, self.ids, self.files, self.rows), bad)
+    left = _count_rows(clips(deque(maxlen=0))) if self.rows is _rows else None
+    yield from _join_neighbours(clips(bad)) if left is None else _join_apart(clips(bad), left)
 
 # %% ../../nbs/1_data/03_sources.ipynb #16cc05db
 def _marked_parts(text):
@@ -434,7 +475,8 @@ def _samples(file): # key -> ending -> member; and what is wrong with the file
 
 # %% ../../nbs/1_data/03_sources.ipynb #ebc019e8
 IMAGE_ENDINGS = 'jpg', 'jpeg', 'png', 'webp'
-_TYPES = dict.fromkeys(['mp4','webm','mkv','mov','avi'], 'video') | dict.fromkeys(IMAGE_ENDINGS, 'image')
+_TYPES = (dict.fromkeys(['mp4','webm','mkv','mov','avi','gif'], 'video')
+          | dict.fromkeys([*IMAGE_ENDINGS,'tif','tiff','bmp'], 'image'))
 
 def _shown(endings): # type of the medium, how it is kept, endings in order
     single = [e for e in endings if e in _TYPES]
