@@ -75,7 +75,8 @@ def _score_all(model, batches, modes, device, autocast, left_out): # rows of all
     modes = [model._check_mode(m) for m in ([modes] if isinstance(modes, str) else modes)]
     training = {m:m.training for m in model.modules()}
     try:
-        model.eval().to(device or model.device)
+        model.eval()
+        if device is not None: model.to(device)
         with torch.autocast(model.device.type, dtype=autocast, enabled=autocast is not None):
             return [row for b in batches for row in _score_fitting(model, b, modes, left_out)]
     finally:
