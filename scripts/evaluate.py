@@ -2,8 +2,10 @@
 
     python scripts/evaluate.py outputs/stage3/model data/llava-video data/cauldron --out outputs/results.json
     python scripts/evaluate.py tiny outputs/speedrun/shards/lookup --out outputs/tiny.json --samples 300
+    torchrun --nproc_per_node=8 scripts/evaluate.py outputs/stage3/model data/llava-video --out outputs/results.json
 
-Writes FILE as JSON, with code and machine, and beside it the same numbers as a table (.csv).
+Order, frames of an image and size of frames are those that the model was trained with. Writes FILE as JSON, with code
+and machine, and beside it the same numbers as a table (.csv); what could not be scored is counted in both.
 """
 import argparse, sys
 from pathlib import Path
@@ -11,11 +13,13 @@ from pathlib import Path
 import pandas as pd
 from transformers.utils.logging import disable_progress_bar
 
-from fvlm.config import DataConfig
+from fvlm.config import TrainConfig
 from fvlm.data.build import number_option
+from fvlm.data.loader import DataError
 from fvlm.data.shards import SPLITS
 from fvlm.evaluation.exam import evaluate_model, save_evaluation
 from fvlm.model.foveated import MODES
+from fvlm.training.distributed import join_processes
 
 
 def options():
@@ -27,23 +31,26 @@ def options():
     add('--split', choices=SPLITS, default='test', help='part of the shards (default test)')
     add('--samples', type=whole, default=1000, metavar='N', help='of each folder, at most (default 1000)')
     add('--modes', nargs='+', choices=MODES, default=MODES, help='modes to score (default all)')
-    add('--order', default='question_first', help='where the frames stand (default question_first)',
+    add('--order', help='where the frames stand (default: as trained)',
         choices=['question_first', 'video_first', 'mixed', 'frames_front'])
-    add('--image-frames', type=whole, default=1, metavar='N', help='frames an image is shown for (default 1)')
-    add('--max-tokens', type=whole, default=1024, metavar='N', help='longest sequence (default 1024)')
+    add('--image-frames', type=whole, metavar='N', help='frames an image is shown for (default: as trained)')
+    add('--max-tokens', type=whole, metavar='N', help='most text tokens of a sample (default 1024)')
+    add('--frame-budget', type=whole, default=256, metavar='N', help='most frames in a batch (default 256)')
     return parser.parse_args()
 
 
 def main():
     args = options()
     disable_progress_bar()
-    how = DataConfig(order=args.order, image_frames=args.image_frames, max_tokens=args.max_tokens)
     try:
         if args.out.suffix != '.json': raise ValueError(f'--out {args.out}: end it in .json')
-        found = evaluate_model(args.model, args.shards, args.split, args.samples, tuple(args.modes), how)
+        procs = join_processes()
+        found = evaluate_model(args.model, args.shards, args.split, args.samples, args.modes, args.order,
+            args.image_frames, args.max_tokens, TrainConfig(frame_budget=args.frame_budget), procs)
+        if procs.rank: return
         save_evaluation(found, args.out)
-    except (ValueError, OSError) as e: sys.exit(f"evaluate: {' '.join(str(e).split())}")
-    columns = ['data', 'task', 'mode', 'n', 'accuracy', 'lo', 'hi', 'chance', 'loss']
+    except (ValueError, OSError, DataError) as e: sys.exit(f"evaluate: {' '.join(str(e).split())}")
+    columns = 'data task mode n accuracy lo hi chance loss bad too_long too_large'.split()
     print(pd.DataFrame(found['results'])[columns].to_string(index=False, float_format='{:.3f}'.format))
     for p in found['paired']:
         print(f"{p['data']}: {p['a']} - {p['b']} {100*p['difference']:+.1f} points "

@@ -7,40 +7,33 @@ __all__ = ['evaluate_model', 'save_evaluation']
 
 # %% ../../nbs/5_evaluation/02_exam.ipynb #6e051f2f
 import json
-import numpy as np, pandas as pd, torch
-from collections.abc import Iterator
+import numpy as np, pandas as pd
 from pathlib import Path
-from ..config import DataConfig, write_atomic
-from .metrics import accuracy_table, as_records, paired, score
-from ..data.loader import Batches
-from ..model.foveated import MODES, FoveatedVLM, load_tokenizer
-from ..data.shards import Shards
+from ..config import DataConfig, TrainConfig, write_atomic
+from .metrics import accuracy_table, as_records, paired, score_shards
+from ..model.foveated import MODES, FoveatedConfig, FoveatedVLM, load_tokenizer
+from ..data.shards import ShardError, Shards
+from ..training.distributed import Processes, join_processes
 from ..training.tracking import progress, run_info
-from ..training.trainer import compute_dtype
 
 # %% ../../nbs/5_evaluation/02_exam.ipynb #03278f87
-def _text_of(message): # of a chat
-    content = message['content']
-    return content if isinstance(content, str) else ' '.join(p['text'] for p in content if p['type']=='text')
+def _model_data(
+    config:FoveatedConfig, # of the model
+    **options, # fields of `DataConfig`; None: as the model was trained
+)->DataConfig:
+    "How samples become tokens for this model."
+    trained = {k:getattr(config, k) for k in ('order','image_frames','frame_size','max_frames')}
+    return DataConfig(**trained|{k:v for k,v in options.items() if v is not None})
 
-def _test_batches(
-    shards:Shards, # samples to measure on
-    tokenizer, data:DataConfig, # how samples become tokens
-    tokens_per_frame:int=1, # of the model
-    frames:int=256, # most frames in a batch of several samples
-    samples:int=64, # most samples in a batch
-)->Iterator[dict]: # batches of samples of similar length
-    "All samples once, a batch at a time."
-    batches = Batches(shards, tokenizer, data, tokens_per_frame, strict=True)
-    counts, parts = shards.column('frames').astype(int), [[]]
-    for i in np.argsort(counts, kind='stable').tolist():
-        full = len(parts[-1])==samples or counts[[*parts[-1], i]].sum()>frames
-        if parts[-1] and full: parts.append([])
-        parts[-1].append(i)
-    for part in parts:
-        batch = batches[part]
-        for m,i in zip(batch['meta'], part): m['answer'] = m['answer'] or _text_of(shards[i]['messages'][-1])
-        yield batch
+def _check_frame_size(shards, size, name): # frames in shards, and those of the model
+    found = (shards.spec or {}).get('size')
+    for i in [] if found else np.flatnonzero(shards.column('frames'))[:100].tolist():
+        try: found = shards[i]['pixels'].shape[-1]
+        except ShardError: continue
+        break
+    if found and found!=size and shards.column('frames').any():
+        raise ShardError(f'{name}: frames of {found} pixels, and the model was trained with {size}; '
+                         f'build the shards with --size {size}')
 
 # %% ../../nbs/5_evaluation/02_exam.ipynb #0ed81ff6
 def _with_chance(
@@ -59,24 +52,29 @@ def evaluate_model(
     split:str='test', # which part of them
     samples:int=1000, # of each, at most
     modes:tuple=MODES, # to score; a model that makes no queries has the coarse mode only
-    how:DataConfig=DataConfig(), # order, image_frames, max_tokens
+    order:str=None, image_frames:int=None, max_tokens:int=None, # as in `DataConfig`; None: the model's own
+    train:TrainConfig=TrainConfig(), # precision, micro_batch, token_budget and frame_budget
+    procs:Processes=None, # default: found out; they share the work
 )->dict: # for a JSON file: info, results (a row per data set, task and mode), paired
     "A model on the same items in every mode."
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    model, tokenizer = FoveatedVLM.from_pretrained(folder).to(device), load_tokenizer(folder)
-    if not hasattr(model, 'query_out'): modes = ('coarse',)
+    procs, modes = procs or join_processes(train.timeout), tuple(modes)
+    model, tokenizer = FoveatedVLM.from_pretrained(folder).to(procs.device), load_tokenizer(folder)
+    how = _model_data(model.config, order=order, image_frames=image_frames, max_tokens=max_tokens)
     results, pairs = [], []
     for name in data:
         shards, place = Shards(name, split, max_samples=samples), dict(data=Path(name).name)
-        batches = _test_batches(shards, tokenizer, how, model.config.tokens_per_frame)
-        with progress(len(shards), f'evaluate {Path(name).name}', 'item') as bar:
-            counted = (bar.update(len(b['meta'])) or b for b in batches)
-            scores = _with_chance(score(model, counted, tuple(modes), device, compute_dtype('auto', device)))
-        results += as_records(accuracy_table(scores, ('task','mode')).assign(**place))
+        _check_frame_size(shards, how.frame_size, name)
+        mine, title = -(-len(shards)//procs.ranks), f'evaluate {Path(name).name}'
+        with progress(mine, title, 'item', rank=procs.rank) as bar:
+            scores, counts = score_shards(model, tokenizer, shards, how, modes, train, procs, bar.update)
+        if scores.empty: raise ShardError(f'{name}: none of {len(shards)} samples could be scored ({counts})')
+        scores = _with_chance(scores)
+        results += as_records(accuracy_table(scores, ('task','mode')).assign(**place, **counts))
         pairs += [paired(scores, a, b)|place for a,b in (('fine','coarse'), ('autoregressive','fine'))
                   if {a,b}<=set(scores['mode'])]
-    return dict(info=run_info(), model=str(folder), split=split, samples=samples, order=how.order,
-        results=results, paired=as_records(pd.DataFrame(pairs)))
+    shown = {k:getattr(how, k) for k in ('order','image_frames','frame_size','max_tokens')}
+    return dict(info=run_info(), model=str(folder), split=split, samples=samples, **shown, results=results,
+        paired=as_records(pd.DataFrame(pairs)))
 
 # %% ../../nbs/5_evaluation/02_exam.ipynb #be8b97d1
 def save_evaluation(
@@ -85,7 +83,7 @@ def save_evaluation(
 )->Path: # the same
     "Write the table, then the JSON file."
     path, info = Path(path), found['info']
-    origin = {k:found[k] for k in ('model','split','order')}
+    origin = {k:found[k] for k in ('model','split','order','image_frames','frame_size')}
     origin.update(commit=info['commit'], hardware=info['gpu'] or info['cpu'])
     table = pd.DataFrame(found['results']).assign(**origin)
     write_atomic(path.with_suffix('.csv'), table.to_csv(index=False))
