@@ -188,10 +188,10 @@ def _mode_flops(m, s, mode, refinements): # part -> FLOPs, of a sample with fram
     query_grad = below or m.language
     around = _make_queries(m, s.frames, query_grad)+_make_tokens(m, s.frames, query_grad)
     head = _head(m, s.answers, query_grad)
-    if mode=='autoregressive': # every step looks into all distinct frames
+    if mode=='autoregressive': # every step looks into its own frame
         steps = (_language(m, s.before, s.before, below)+_language(m, s.frames-1, s.before+s.frames/2, below)
                  +_language(m, s.tokens-s.before+1, total, below))
-        return dict(looks=around+_look(m, *(s.U*s.frames,)*2, True), fine=steps, head=head)
+        return dict(looks=around+_look(m, *(s.frames,)*2, True), fine=steps, head=head)
     rows = total if m.arch.lambda_coarse>0 else max(s.before+s.frames-1, 1) # of the coarse pass
     looks = around+_look(m, s.U, s.frames, query_grad)
     return dict(looks=_static_tokens(m, s.U)+refinements*looks,

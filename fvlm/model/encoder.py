@@ -37,8 +37,7 @@ def normalise(
     dtype:torch.dtype=torch.float32, # of the result
 )->Tensor: # `[U,3,H,W]`, roughly -2.1..2.6
     "ImageNet normalisation, on the frames' device."
-    if frames_UCHW.dtype!=torch.uint8:
-        raise TypeError(f'frames must be uint8, 0..255, not {frames_UCHW.dtype}')
+    if frames_UCHW.dtype!=torch.uint8: raise TypeError(f'frames must be uint8, not {frames_UCHW.dtype}')
     wide = dict(dtype=torch.promote_types(dtype, torch.float32), device=frames_UCHW.device)
     mean, std = (rearrange(torch.tensor(c, **wide)*255, 'c -> c 1 1') for c in (IMAGE_MEAN, IMAGE_STD))
     return ((frames_UCHW-mean)/std).to(dtype)
@@ -83,10 +82,8 @@ def kv_attention(
 
 AttentionInterface.register('fvlm_kv', kv_attention)
 
-def use_kv_attention(
-    vit:PreTrainedModel, # any ViT whose attention goes through `AttentionInterface`
-)->PreTrainedModel: # the same object
-    "Route a ViT's attention through `kv_attention`; nothing else changes."
+def use_kv_attention(vit:PreTrainedModel)->PreTrainedModel: # the same object
+    "Route the attention of any ViT through `kv_attention`; nothing else changes."
     vit.config._attn_implementation = 'fvlm_kv'
     return vit
 
@@ -129,6 +126,11 @@ class EncodedFrames:
     def __len__(self): return len(self.features_UND)
     def nbytes(self)->int: # bytes of the kept keys and values
         return sum(t.numel()*t.element_size() for pair in self.kv for t in pair)
+    def take(self, frame_U): # some of the frames: ascending numbers, on the CPU
+        first, last = frame_U[0].item(), frame_U[-1].item()+1
+        i = frame_U.to(self.features_UND.device, non_blocking=True)
+        if last-first==len(frame_U): i = slice(first, last)
+        return EncodedFrames(((k[i], v[i]) for k,v in self.kv), self.features_UND[i], grid=self.grid)
 
 def _encode_layer(layer, x, static_query, want_map, rope): # rows, keys, values, map
     keep, maps = [], [] if want_map else None
@@ -176,10 +178,8 @@ def load_backbone(auto, name, what, example, **options): # a model, or an error 
                          'give a complete one')
     return model
 
-def load_vit(
-    name:str, # hub name such as `facebook/dinov2-small`, or a local folder
-)->PreTrainedModel: # prepared by `use_kv_attention`
-    "Load a ViT and prepare it."
+def load_vit(name:str)->PreTrainedModel: # hub name such as `facebook/dinov2-small`, or a local folder
+    "Load a ViT and prepare it with `use_kv_attention`."
     vit = load_backbone(AutoModel, name, 'vision model', 'facebook/dinov2-small')
     vit_layers(vit)
     return use_kv_attention(vit)

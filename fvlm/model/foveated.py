@@ -10,8 +10,8 @@ __all__ = ['MODES', 'FoveatedConfig', 'tiny_config', 'FoveatedOutput', 'FrameSlo
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
-import torch, torch.nn.functional as F
+from typing import Literal, get_args
+import logging, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from torch.utils.checkpoint import checkpoint
 from einops import rearrange, repeat
@@ -19,15 +19,29 @@ from fastcore.basics import patch
 from transformers import (AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText,
     AutoTokenizer, DynamicCache, GenerationMixin, PreTrainedConfig, PreTrainedModel, initialization as init)
 from transformers.utils import ModelOutput
-from ..data.chat import prepare_tokenizer
+from ..data.chat import _ORDERS, prepare_tokenizer
 from .encoder import (EncodedFrames, encode_frames, load_backbone, load_vit, tiny_vit_config,
     use_kv_attention, vit_layers)
 from .loss import cross_entropy_sum, supervised
 from .query import POOLERS, pool_frames
 
-# %% ../../nbs/2_model/04_foveated.ipynb #213d9b62
+# %% ../../nbs/2_model/04_foveated.ipynb #c9c87996
 MODES = ('coarse', 'fine', 'autoregressive')
 
+def _check_config(c): # refuse what cannot be
+    for name in ('query_weights','first_query','visual_norm','mode','order'):
+        if (value:=getattr(c, name)) not in (choices:=get_args(type(c).__annotations__[name])):
+            raise ValueError(f"{name}='{value}': choose from {', '.join(choices)}")
+    for name in ('frame_size','fps','max_frames','image_frames'):
+        if not getattr(c, name)>0: raise ValueError(f'{name}={getattr(c, name)}: set more than 0')
+    if c.frame_size%(side:=c.vision_config.patch_size):
+        raise ValueError(f'frame_size={c.frame_size} does not divide into patches of {side} pixels')
+    if c.query_weights=='own' and c.pooler!='deep':
+        raise ValueError(f"query_weights='own' needs pooler='deep'; '{c.pooler}' uses no layers")
+    if c.tokens_per_frame>1 and c.pooler in ('deep','shallow'):
+        raise ValueError(f"pooler='{c.pooler}' makes one token per frame, not {c.tokens_per_frame}: see grid")
+
+# %% ../../nbs/2_model/04_foveated.ipynb #213d9b62
 class FoveatedConfig(PreTrainedConfig):
     "What a `FoveatedVLM` is made of."
     model_type = 'fvlm'
@@ -39,10 +53,16 @@ class FoveatedConfig(PreTrainedConfig):
     query_weights: Literal['shared','own'] = 'shared' # deep pooler: the ViT's layers or a trainable copy
     query_dim: int = 0 # Q; 0 means the width of the ViT
     first_query: Literal['context','init'] = 'context' # a clip's first: from the text before, or `q_init`
+    visual_norm: Literal['rms','none'] = 'rms' # of visual tokens, before their scale
     mode: Literal['coarse','fine'] = 'fine' # the mode it is trained for
     lambda_coarse: float = 0. # weight of the coarse pass's own loss in fine training
     tokens_per_frame: int = 1 # R; more than one only for controls
     frame_token_id: int = 3 # id of the placeholder
+    frame_size: int = 0 # side of the frames it is trained on, pixels; 0 means the ViT's `image_size`
+    fps: float = 1. # of the videos it is trained on
+    max_frames: int = 64 # of a video
+    order: Literal[_ORDERS] = 'question_first' # of question and frames
+    image_frames: int = 1 # slots for a still image
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs):
@@ -50,12 +70,8 @@ class FoveatedConfig(PreTrainedConfig):
             sub = getattr(self, name) or dict(model_type=kind)
             setattr(self, name, AutoConfig.for_model(**sub) if isinstance(sub, dict) else sub)
         self.query_dim = self.query_dim or self.vision_config.hidden_size
-        if self.query_weights=='own' and self.pooler!='deep':
-            raise ValueError(f"query_weights='own' needs pooler='deep'; with '{self.pooler}' no query goes "
-                             'through the layers')
-        if self.tokens_per_frame>1 and self.pooler in ('deep','shallow'):
-            raise ValueError(f"pooler='{self.pooler}' makes one token per frame, "
-                             f"not {self.tokens_per_frame}; use pooler='grid'")
+        self.frame_size = self.frame_size or self.vision_config.image_size
+        _check_config(self)
         super().__post_init__(**kwargs)
 
 # %% ../../nbs/2_model/04_foveated.ipynb #4001cb22
@@ -79,7 +95,7 @@ class FoveatedOutput(ModelOutput):
     past_key_values: object = None # the KV cache
     hidden_BSH: Tensor = None # last states of the LLM
     loss_sum: Tensor = None # nats, summed over supervised tokens
-    coarse_sum: Tensor = None # the same for the coarse pass, if lambda_coarse > 0
+    coarse_sum: Tensor = None # the same for the coarse pass, if lambda_coarse > 0 or measured
     query_MQ: Tensor = None # queries made by the LLM
     token_MH: Tensor = None # visual tokens, R per slot
     looks: Tensor = None # attention of each look, `[M,L,heads,N]`
@@ -87,11 +103,12 @@ class FoveatedOutput(ModelOutput):
 # %% ../../nbs/2_model/04_foveated.ipynb #7211ba60
 @dataclass
 class FrameSlots:
-    "The frame slots of a batch."
+    "The frame slots of a batch; on the CPU."
     row_M: Tensor # which clip
     place_MR: Tensor # positions of its placeholders
     first_M: Tensor # bool: no frame stands just before it
-    frame_M: Tensor # which distinct frame it shows; on the CPU
+    frame_M: Tensor # which distinct frame it shows
+    def on(self, device): return FrameSlots(*(t.to(device, non_blocking=True) for t in vars(self).values()))
 
 def find_slots(
     input_ids:Tensor, # `[B,S]`
@@ -100,17 +117,16 @@ def find_slots(
     tokens_per_frame:int=1, # R
 )->FrameSlots:
     "Rows, places and frames of all placeholders."
-    frame_index_BT, is_frame_BS, R = frame_index_BT.cpu(), input_ids==frame_token_id, tokens_per_frame
-    used_BT = frame_index_BT>=0
-    need_B = used_BT.sum(1)*R
-    if input_ids.device.type=='cpu' and (bad:=is_frame_BS.sum(1)!=need_B).any():
+    is_frame_BS, frame_index_BT = input_ids.cpu()==frame_token_id, frame_index_BT.cpu()
+    used_BT, have_B = frame_index_BT>=0, is_frame_BS.sum(1)
+    need_B = used_BT.sum(1)*tokens_per_frame
+    if (bad:=have_B!=need_B).any():
         b = int(bad.nonzero()[0])
-        raise ValueError(f'clip {b} has {int(is_frame_BS[b].sum())} <frame> placeholders '
+        raise ValueError(f'clip {b} has {int(have_B[b])} <frame> placeholders '
                          f'but {int(need_B[b])} visual tokens to put there')
-    row_M, t_M = (i.to(input_ids.device, non_blocking=True) for i in used_BT.nonzero(as_tuple=True))
-    order = is_frame_BS.byte().argsort(dim=1, descending=True, stable=True)
-    place_MR = rearrange(order[:,:used_BT.shape[1]*R], 'b (t r) -> b t r', r=R)[row_M, t_M]
-    before_M = place_MR[:,0]-1
+    row_M, place_MR = (rearrange(i, '(m r) -> m r', r=tokens_per_frame)
+                       for i in is_frame_BS.nonzero(as_tuple=True))
+    row_M, before_M = row_M[:,0], place_MR[:,0]-1
     first_M = (before_M<0) | ~is_frame_BS[row_M, before_M.clamp(min=0)]
     return FrameSlots(row_M, place_MR, first_M, frame_index_BT[used_BT])
 
@@ -147,11 +163,15 @@ class FoveatedVLM(PreTrainedModel, GenerationMixin):
 @patch
 def unused_parameters(self:FoveatedVLM)->list: # parameters that no loss can reach
     "Weights of the ViT on which nothing here depends."
-    used_last = ('norm1.','attention.k_proj','attention.v_proj','attention.attention.key',
-                 'attention.attention.value')
+    used_last = 'norm1.','attention.k_proj','attention.v_proj','attention.attention.k','attention.attention.v'
     last = vit_layers(self.vision)[-1].named_parameters() if self.config.query_weights=='own' else ()
     mask_tokens = [p for n,p in self.vision.named_parameters() if n.endswith('mask_token')]
     return [p for n,p in last if not n.startswith(used_last)]+mask_tokens
+
+def _check_mask(mask, cache): # of a prompt; later calls of `generate` only add to it
+    if mask is None or cache is not None and cache.get_seq_length()>0 or mask.all(): return
+    raise ValueError('padding before or inside a prompt is not supported: pad at the end in training, '
+                     'and generate for prompts of one length at a time')
 
 @patch
 def _check_mode(self:FoveatedVLM, mode): # the wanted mode or the default, if this model has it
@@ -165,35 +185,40 @@ def _check_mode(self:FoveatedVLM, mode): # the wanted mode or the default, if th
 # %% ../../nbs/2_model/04_foveated.ipynb #1c6de0fd
 @patch
 def forward(self:FoveatedVLM,
-    input_ids=None, # `[B,S]`, padded at the end only
+    input_ids=None, # `[B,S]`, padded at the end only; ids, labels and indices on the CPU in training
     pixel_values_videos=None, # uint8 `[U,3,h,w]`, each distinct frame once
     frame_index=None, # `[B,T]`, frame of each slot, -1 where a clip has fewer
     labels=None, # `[B,S]`, -100 where nothing is to be learned, not shifted
     mode=None, # coarse, fine or autoregressive; default the trained one
     num_items_in_batch=None, # supervised tokens of the global batch; default of this one
     coarse_length=None, # tokens the coarse pass must read; default up to the last frame
+    measure_coarse=False, # fine: also `coarse_sum`, without gradient, where lambda_coarse is 0
     n_refinements=1, # Jacobi iterations of the fine pass; T of them equal `autoregressive`
     looks=False, # also return the attention of every look
     mm_encoder_outputs=None, # frames already encoded by `get_video_features`
     past_key_values=None, use_cache=None, logits_to_keep=0, attention_mask=None, **kwargs)->FoveatedOutput:
     "Encode, look in the wanted mode, run the language model."
-    if attention_mask is not None and not attention_mask.all():
-        raise ValueError('padding before or inside a prompt is not supported: pad at the end in training, '
-                         'and generate for prompts of one length at a time')
-    text_BSH, out = self.get_input_embeddings()(input_ids), FoveatedOutput()
-    enc = (mm_encoder_outputs or {}).get('video')
+    _check_mask(attention_mask, past_key_values)
+    text_BSH = self.get_input_embeddings()(input_ids.to(self.device, non_blocking=True))
+    out, seen, enc = FoveatedOutput(), (), (mm_encoder_outputs or {}).get('video')
     if enc is None and pixel_values_videos is None:
         states = self.run_language_model(text_BSH, past_key_values, use_cache)
     else:
         mode = self._check_mode(mode)
         slots = find_slots(input_ids, frame_index, self.config.frame_token_id, self.config.tokens_per_frame)
         enc = enc or self.get_video_features(pixel_values_videos, maps=looks and mode=='coarse')
+        seen = text_BSH, slots, enc
         more = dict(labels=labels, length=coarse_length, n_refinements=n_refinements) if mode=='fine' else {}
-        one_pass = getattr(self, f'{mode}_pass')
-        states = one_pass(text_BSH, slots, enc, out, looks, past_key_values, use_cache, **more)
-    return self._finish(out, *states, labels, num_items_in_batch, logits_to_keep, text_only=enc is None)
+        states = getattr(self, f'{mode}_pass')(*seen, out, looks, past_key_values, use_cache, **more)
+    measure = measure_coarse and (mode or self.config.mode)=='fine'
+    return self._finish(out, *states, labels, num_items_in_batch, logits_to_keep, seen, measure)
 
 # %% ../../nbs/2_model/04_foveated.ipynb #2584f24d
+class _NoCache(DynamicCache): # keeps nothing; gradient checkpointing drops it, with a warning
+    def update(self, keys, values, *args, **kwargs): return keys, values
+
+logging.getLogger('transformers.modeling_layers').addFilter(lambda r: 'Caching is inc' not in r.getMessage())
+
 @patch
 def run_language_model(self:FoveatedVLM,
     embeds_BSH:Tensor, # text and visual tokens
@@ -201,9 +226,11 @@ def run_language_model(self:FoveatedVLM,
     use_cache:bool=None, # return a cache
 )->tuple: # states `[B,S,H]` and the cache
     "Run the language model up to its last norm."
-    out = self.language.base_model(inputs_embeds=embeds_BSH, past_key_values=cache,
-                                   use_cache=bool(use_cache or cache is not None))
-    return out.last_hidden_state, out.past_key_values
+    keep = bool(use_cache or cache is not None)
+    layers = getattr(self.language.config, 'layer_types', None) or ()
+    if not keep and 'linear_attention' not in layers: cache = _NoCache()
+    out = self.language.base_model(inputs_embeds=embeds_BSH, past_key_values=cache, use_cache=keep)
+    return out.last_hidden_state, out.past_key_values if keep else None
 
 @patch
 def loss_of(self:FoveatedVLM, hidden_BSH:Tensor, labels_BS:Tensor)->tuple: # sum in nats, tokens (at least 1)
@@ -211,9 +238,17 @@ def loss_of(self:FoveatedVLM, hidden_BSH:Tensor, labels_BS:Tensor)->tuple: # sum
     h_AH, target_A, _ = supervised(hidden_BSH, labels_BS)
     return cross_entropy_sum(h_AH, self.language.lm_head.weight, target_A), max(len(target_A), 1)
 
+@patch
+@torch.no_grad()
+def measure_coarse(self:FoveatedVLM, text_BSH, slots, enc, labels)->Tensor: # nats, summed
+    "The coarse pass's loss over the whole text; no gradient, and no trace in the random numbers."
+    with torch.random.fork_rng([text_BSH.device] if text_BSH.is_cuda else []):
+        hidden_BSH, _ = self.coarse_pass(text_BSH, slots, enc, FoveatedOutput())
+    return self.loss_of(hidden_BSH, labels)[0]
+
 # %% ../../nbs/2_model/04_foveated.ipynb #3b9d0f17
 @patch
-def _finish(self:FoveatedVLM, out, hidden_BSH, cache, labels, num_items_in_batch, logits_to_keep, text_only):
+def _finish(self:FoveatedVLM, out, hidden_BSH, cache, labels, num_items, logits_to_keep, seen, measure):
     "Logits, or with labels the loss: sums over tokens, divided once."
     out.hidden_BSH, out.past_key_values = hidden_BSH, cache
     if labels is None:
@@ -221,9 +256,11 @@ def _finish(self:FoveatedVLM, out, hidden_BSH, cache, labels, num_items_in_batch
         out.logits = self.language.lm_head(hidden_BSH[:,keep])
         return out
     out.loss_sum, count = self.loss_of(hidden_BSH, labels)
-    if text_only and self.config.lambda_coarse>0: out.coarse_sum = out.loss_sum
+    if not seen and self.config.lambda_coarse>0: out.coarse_sum = out.loss_sum # text alone
     total = out.loss_sum if out.coarse_sum is None else out.loss_sum+self.config.lambda_coarse*out.coarse_sum
-    out.loss = total/(count if num_items_in_batch is None else num_items_in_batch)
+    out.loss = total/(count if num_items is None else num_items)
+    if measure and out.coarse_sum is None:
+        out.coarse_sum = self.measure_coarse(*seen, labels) if seen else out.loss_sum.detach()
     return out
 
 # %% ../../nbs/2_model/04_foveated.ipynb #81def575
@@ -241,11 +278,8 @@ def get_video_features(self:FoveatedVLM,
                              self.gradient_checkpointing and self.training)
 
 @patch
-def static_tokens(self:FoveatedVLM,
-    enc:EncodedFrames,
-    maps:list=None, # each layer appends `[U,heads,1,N]`
-)->Tensor: # `[U,R,D]`
-    "What is seen without a query of the language model."
+def static_tokens(self:FoveatedVLM, enc:EncodedFrames, maps:list=None)->Tensor: # `[U,R,D]`
+    "What is seen without a query of the language model; each layer appends `[U,heads,1,N]` to `maps`."
     if not self.pooler.uses_query: return self.pooler(self.vision, enc)
     if enc.static_UD is not None and (maps is None or enc.maps):
         if maps is not None: maps += enc.maps
@@ -255,12 +289,11 @@ def static_tokens(self:FoveatedVLM,
 
 # %% ../../nbs/2_model/04_foveated.ipynb #e703d7b9
 @patch
-def visual_tokens(self:FoveatedVLM,
-    pooled:Tensor, # from a pooler, `[...,D]`
-)->Tensor: # `[...,H]`
+def visual_tokens(self:FoveatedVLM, pooled:Tensor)->Tensor: # `[...,D]` from a pooler to `[...,H]`
     "Project to the language model's width and spread."
     x = self.visual_out(self.visual_mid(pooled))
-    return F.rms_norm(x, x.shape[-1:])*self.visual_scale
+    if self.config.visual_norm=='rms': x = F.rms_norm(x, x.shape[-1:])
+    return x*self.visual_scale
 
 @patch
 def insert_visual_tokens(self:FoveatedVLM,
@@ -269,6 +302,7 @@ def insert_visual_tokens(self:FoveatedVLM,
     token_MRH:Tensor, # visual tokens
 )->Tensor: # `[B,S,H]`
     "Replace the placeholders by visual tokens."
+    slots = slots.on(text_BSH.device)
     row_MR = slots.row_M[:,None].expand_as(slots.place_MR)
     return text_BSH.index_put((row_MR, slots.place_MR), token_MRH.to(text_BSH.dtype))
 
@@ -300,7 +334,7 @@ def look(self:FoveatedVLM,
 @patch
 def coarse_pass(self:FoveatedVLM, text_BSH, slots, enc, out, looks=False, cache=None, use_cache=None):
     "One static query for all frames."
-    maps, frame_M = [] if looks and self.pooler.uses_query else None, slots.frame_M.to(text_BSH.device)
+    maps, frame_M = [] if looks and self.pooler.uses_query else None, slots.on(text_BSH.device).frame_M
     token_MRH = self.visual_tokens(self.static_tokens(enc, maps))[frame_M]
     if maps: out.looks = rearrange(maps, 'l u heads 1 n -> u l heads n')[frame_M]
     out.token_MH = rearrange(token_MRH, 'm r h -> (m r) h')
@@ -313,39 +347,43 @@ def fine_pass(self:FoveatedVLM, text_BSH, slots, enc, out, looks=False, cache=No
     "A coarse pass makes the queries, a second pass reads what they find."
     scored = labels is not None and self.config.lambda_coarse>0
     length = text_BSH.shape[1] if scored else max(length or int(slots.place_MR.max()), 1)
-    place_M, row_M = slots.place_MR[:,0], slots.row_M
-    token_MRH = self.visual_tokens(self.static_tokens(enc))[slots.frame_M.to(text_BSH.device)]
+    on = slots.on(text_BSH.device)
+    place_M, row_M = on.place_MR[:,0], on.row_M
+    token_MRH = self.visual_tokens(self.static_tokens(enc))[on.frame_M]
     for i in range(n_refinements):
         hidden_BSH, _ = self.run_language_model(
             self.insert_visual_tokens(text_BSH, slots, token_MRH)[:,:length])
         if scored and i==0: out.coarse_sum, _ = self.loss_of(hidden_BSH, labels)
-        out.query_MQ = self.make_queries(hidden_BSH[row_M, (place_M-1).clamp(min=0)], slots.first_M, place_M)
+        out.query_MQ = self.make_queries(hidden_BSH[row_M, (place_M-1).clamp(min=0)], on.first_M, place_M)
         out.token_MH, out.looks = self.look(enc, out.query_MQ, slots.frame_M, looks)
         token_MRH = rearrange(out.token_MH, 'm h -> m 1 h')
     return self.run_language_model(self.insert_visual_tokens(text_BSH, slots, token_MRH), cache, use_cache)
 
 # %% ../../nbs/2_model/04_foveated.ipynb #9251afe9
 def _same_layout(slots, B): # rows with frames at the same places; each group: rows, places, slots `[rows,T]`
-    row_M, place_M, groups = slots.row_M.cpu(), slots.place_MR[:,0].cpu(), {}
-    for b in range(B): groups.setdefault(tuple(place_M[row_M==b].tolist()), []).append(b)
-    return [(rows, places, torch.stack([(row_M==b).nonzero()[:,0] for b in rows]))
+    groups = {}
+    for b in range(B): groups.setdefault(tuple(slots.place_MR[slots.row_M==b,0].tolist()), []).append(b)
+    return [(torch.tensor(rows), places, torch.stack([(slots.row_M==b).nonzero()[:,0] for b in rows]))
             for places, rows in groups.items()]
 
 # %% ../../nbs/2_model/04_foveated.ipynb #1c39c8d2
 @patch
 def autoregressive_pass(self:FoveatedVLM, text_BSH, slots, enc, out, looks=False, cache=None, use_cache=None):
     "Frame by frame with a KV cache; the query of a frame depends on the looks before it."
+    if self.gradient_checkpointing and self.training:
+        raise ValueError('autoregressive training needs its KV cache: switch gradient checkpointing off')
     groups, hidden_BSH, found = _same_layout(slots, len(text_BSH)), torch.empty_like(text_BSH), []
     if len(groups)>1 and use_cache:
         raise ValueError('prompts with frames at different places cannot share a cache: '
                          'generate for one layout at a time')
+    to = partial(torch.Tensor.to, device=text_BSH.device, non_blocking=True)
     for rows, places, slot_BT in groups:
-        x, states, done = text_BSH[rows], [], 0
+        x, states, done = text_BSH[rows:=to(rows)], [], 0
         kv = cache if use_cache and cache is not None else DynamicCache(config=self.config.text_config)
         for place, slot_B in zip(places, slot_BT.T):
             if place>done: states.append(self.run_language_model(x[:,done:place], kv)[0])
             before_BH = states[-1][:,-1] if states else x[:,0]
-            query_BQ = self.make_queries(before_BH, slots.first_M[slot_B], slots.place_MR[slot_B,0])
+            query_BQ = self.make_queries(before_BH, to(slots.first_M[slot_B]), to(slots.place_MR[slot_B,0]))
             token_BH, weights = self.look(enc, query_BQ, slots.frame_M[slot_B], looks)
             x = torch.cat([x[:,:place], token_BH[:,None].to(x.dtype), x[:,place+1:]], 1)
             found.append((slot_B, query_BQ, token_BH, weights))
@@ -353,7 +391,7 @@ def autoregressive_pass(self:FoveatedVLM, text_BSH, slots, enc, out, looks=False
         states.append(self.run_language_model(x[:,done:], kv)[0])
         hidden_BSH[rows] = torch.cat(states, 1)
     slot, query, token, weights = zip(*found)
-    order = torch.cat(slot).argsort()
+    order = to(torch.cat(slot).argsort())
     out.query_MQ, out.token_MH = torch.cat(query)[order], torch.cat(token)[order]
     if looks: out.looks = torch.cat(weights)[order]
     return hidden_BSH, kv if use_cache else None
@@ -381,9 +419,7 @@ def _set_gradient_checkpointing(self:FoveatedVLM, enable=True, **kwargs):
     self.gradient_checkpointing = enable
 
 @patch
-def use_gradient_checkpointing(self:FoveatedVLM,
-    enable:bool=True, # on or off
-):
+def use_gradient_checkpointing(self:FoveatedVLM, enable:bool=True):
     "Compute activations again in the backward pass, for less memory."
     recompute = partial(checkpoint, use_reentrant=False)
     self._set_gradient_checkpointing(enable, gradient_checkpointing_func=recompute)
@@ -456,10 +492,8 @@ def from_backbones(cls:FoveatedVLM,
 # %% ../../nbs/2_model/04_foveated.ipynb #d02bd0c3
 @patch
 @torch.no_grad()
-def calibrate(self:FoveatedVLM,
-    pixel_values_videos:Tensor, # uint8 `[U,3,h,w]`
-)->float: # spread between the frames' tokens before, as a share of their length
-    "Centre the visual tokens of some frames and give them unit spread."
+def calibrate(self:FoveatedVLM, pixel_values_videos:Tensor)->float: # spread before, as a share of the length
+    "Centre the visual tokens of some frames (uint8 `[U,3,h,w]`) and give them unit spread."
     pooled_URD = self.static_tokens(self.get_video_features(pixel_values_videos))
     y = rearrange(self.visual_out(self.visual_mid(pooled_URD)), 'u r h -> (u r) h')
     mean, spread = y.mean(0), y.std(0, correction=0).square().mean().sqrt()

@@ -26,6 +26,8 @@ def supervised(
     return hidden_BSH[row, s], target_A, row
 
 # %% ../../nbs/2_model/03_loss.ipynb #66d137db
+_Options = getattr(torch.nn, 'LinearCrossEntropyOptions', None) # of torch's own function, from 2.13 on
+
 def _widen(t): return t.to(torch.promote_types(t.dtype, torch.float32)) # sums in at least float32
 
 def _chunk_sum(h_AH, weight_VH, target_A):
@@ -35,12 +37,16 @@ def cross_entropy_sum(
     h_AH:Tensor, # states
     weight_VH:Tensor, # the LLM's head
     target_A:Tensor, # token ids
-    chunk:int=4096, # states per chunk if not fused
-    fused:bool=hasattr(F,'linear_cross_entropy'), # torch's own function
+    chunk:int=1024, # states per chunk if not fused
+    fused:bool=_Options is not None, # torch's own function
 )->Tensor: # scalar, nats, **summed** over tokens
     "Cross-entropy, summed over tokens."
+    h_AH = h_AH.to((h_AH[:0]@h_AH[:0].T).dtype) # under autocast 16 bits, like any product
     weight_VH = weight_VH.to(h_AH.dtype)
-    if fused: return _widen(F.linear_cross_entropy(h_AH, weight_VH, target_A, reduction='sum'))
+    if fused:
+        reduction = 'none' if h_AH.dtype.itemsize<4 else 'sum' # a sum in 16 bits would be rounded
+        return _widen(F.linear_cross_entropy(h_AH, weight_VH, target_A, reduction=reduction,
+                                             options=_Options())).sum()
     parts = zip(h_AH.split(chunk), target_A.split(chunk))
     return sum((checkpoint(_chunk_sum, h, weight_VH, t, use_reentrant=False) for h,t in parts),
                _widen(h_AH.new_zeros(())))
@@ -50,11 +56,15 @@ def cross_entropy_sum(
 def token_losses(
     hidden_BSH:Tensor, labels_BS:Tensor, # as for `supervised`
     weight_VH:Tensor, # the LLM's head
+    chunk:int=1024, # states per chunk
 )->tuple: # loss `[A]` in nats, correct `[A]` bool, row `[A]`
     "Loss and correctness of every supervised token."
     h_AH, target_A, row_A = supervised(hidden_BSH, labels_BS)
-    logits_AV = _widen(h_AH@weight_VH.to(h_AH.dtype).T)
-    return F.cross_entropy(logits_AV, target_A, reduction='none'), logits_AV.argmax(-1)==target_A, row_A
+    found = []
+    for h, target in zip(h_AH.split(chunk), target_A.split(chunk)):
+        logits_AV = _widen(h@weight_VH.to(h.dtype).T)
+        found.append((F.cross_entropy(logits_AV, target, reduction='none'), logits_AV.argmax(-1)==target))
+    return *map(torch.cat, zip(*found)), row_A
 
 # %% ../../nbs/2_model/03_loss.ipynb #940564d3
 def sequence_logprob(

@@ -39,8 +39,7 @@ class GridPool(nn.Module):
         super().__init__()
         self.side = isqrt(tokens_per_frame)
         if self.side**2!=tokens_per_frame:
-            raise ValueError(f'tokens_per_frame={tokens_per_frame} is not a square number; '
-                             'take 1, 4, 9, 16, 25, …')
+            raise ValueError(f'tokens_per_frame={tokens_per_frame} is not a square number; take 1, 4, 9, …')
 
     def forward(self, vit, enc, query_URD=None, maps=None):
         features = rearrange(patches_of(enc), 'u down across d -> u d down across')

@@ -28,9 +28,7 @@ def query_attention(
     return final_norm(vit)(x)
 
 # %% ../../nbs/2_model/02_query.ipynb #fac0348b
-def attention_entropy(
-    weights:Tensor, # attention weights `[...,N]`, summing to one over N
-)->Tensor: # nats, `[...]`; uniform attention has ln N
+def attention_entropy(weights:Tensor)->Tensor: # attention `[...,N]` to nats `[...]`; ln N if uniform
     "How widely a look is spread."
     return torch.special.entr(weights).sum(-1)
 
@@ -51,6 +49,8 @@ def pool_frames(
     maps:list=None, # each layer appends its attention by slot, `[M,heads,N]`
 )->Tensor: # `[M,D]`
     "One look per slot; slots that show the same frame share its keys and values."
+    shown_U, frame_M = frame_M.unique(return_inverse=True)
+    if 0<len(shown_U)<len(enc): enc = enc.take(shown_U)
     rank_M, R = _rank_in_frame(frame_M)
     u, r = (t.to(query_MD.device, non_blocking=True) for t in (frame_M, rank_M))
     query_URD = query_MD.new_zeros(len(enc), R, query_MD.shape[-1]).index_put((u,r), query_MD)
@@ -63,10 +63,7 @@ def pool_frames(
 class DeepPooler(nn.Module):
     "The query passes through all layers of the ViT, or through a trainable copy of them."
     uses_query = True
-    def __init__(self,
-        vit:PreTrainedModel, # whose layers are used
-        own:bool=False, # use a trainable copy
-    ):
+    def __init__(self, vit:PreTrainedModel, own:bool=False): # own: use a trainable copy of its layers
         super().__init__()
         self.layers = copy.deepcopy(vit_layers(vit)) if own else None
         for part in [m for layer in self.layers or [] for m in layer.attention.modules()]:
@@ -92,8 +89,8 @@ class ShallowPooler(nn.Module):
         q = rearrange(self.q(self.norm_q(query_URD)), split, heads=self.heads)
         k, v = (rearrange(p(enc.features_UND), split, heads=self.heads) for p in (self.k, self.v))
         if maps is not None: maps.append((q@k.mT*q.shape[-1]**-.5).softmax(-1))
-        x = rearrange(F.scaled_dot_product_attention(q, k, v), 'u heads rows d -> u rows (heads d)')
-        x = self.out(x)
+        x = F.scaled_dot_product_attention(q, k, v)
+        x = self.out(rearrange(x, 'u heads rows d -> u rows (heads d)'))
         return self.norm_out(x+self.mlp(x))
 
 # %% ../../nbs/2_model/02_query.ipynb #b240b03e
