@@ -34,6 +34,11 @@ def jpeg_header(width, height):
     data[at+5:at+9] = struct.pack('>HH', height, width)
     return bytes(data)
 
+def bmp_header(width, height):
+    data = bytearray(picture(format='BMP'))
+    data[18:26] = struct.pack('<ii', width, height)
+    return bytes(data)
+
 def changed(**fields):
     return json.dumps({**GOOD, 'key': 'bad', 'chats': [dict(GOOD['chats'][0], key='bad')], **fields}).encode()
 
@@ -115,7 +120,6 @@ PLACEHOLDERS = {
     'png damaged inside': (image(picture((400, 400), format='PNG', compress_level=0)[:9000]), 'OSError'),
     'frames of two sizes': ({'000.jpg': picture(), '001.jpg': picture((48, 40)), 'json': TWO_SIZES},
                             'RuntimeError'),
-    'prompt longer than the limit': (text_only(*LONG), 'ChatError'),
 }
 # What can be seen without decoding: refused by the index, with the others kept.
 REFUSED = {
@@ -172,6 +176,17 @@ def test_placeholder(tmp_path, name):
     assert counter.counts[0].tolist()[::4] == [2, 1]
     assert reason == batch['meta'][1]['bad'], batch['meta'][1]
     with pytest.raises(DataError, match='1 of 2 samples cannot be used'): counter.check(.1, at_least=1)
+
+
+def test_too_long_is_not_bad(tmp_path):
+    "Left out and counted under its own name; no number of them stops a run."
+    assert folder(tmp_path, ('bad', text_only(*LONG))) == []
+    batch, counter = read(tmp_path)
+    assert (batch['labels'][1] != IGNORE).sum() == 0 and (batch['labels'][0] != IGNORE).sum() > 0
+    assert counter.counts[0].tolist()[::4] == [2, 0] and counter.counts[0][5] == 1
+    assert batch['meta'][1]['too_long'] == 'left'
+    counter.check(0, at_least=1)
+    assert check_shards(tmp_path, TOKENIZER, max_tokens=64).reasons['long prompt'] == 1
 
 
 @pytest.mark.parametrize('name', REFUSED)
@@ -253,7 +268,8 @@ def test_seventy_frames_and_foreign_members(tmp_path):
     files = {f'{t:03d}.jpg': picture() for t in range(70)} | dict(pkl=pickle.dumps(Canary()), json=meta)
     assert folder(tmp_path, ('bad', files)) == []
     shards = Shards(tmp_path, '')
-    assert len(Batches(shards, TOKENIZER, DataConfig(max_tokens=128))[[1]]['pixel_values_videos']) == 70
+    data = DataConfig(max_tokens=128, max_frames=70)
+    assert len(Batches(shards, TOKENIZER, data)[[1]]['pixel_values_videos']) == 70
 
 
 def test_gzip_bomb_is_no_shard(tmp_path):
@@ -300,6 +316,10 @@ VIDEOS = {
     'image of 64k by 64k': lambda p: p.write_bytes(png_header(65000, 65000)),
     'image of 20k by 20k': lambda p: p.write_bytes(png_header(20000, 20000)),
     'directory': lambda p: p.mkdir(),
+    'tiff cut short': lambda p: p.write_bytes(picture((400, 400), format='TIFF')[:9000]),
+    'tiff of fractions': lambda p: p.write_bytes(picture(mode='F', format='TIFF')),
+    'bmp of 60k by 60k': lambda p: p.write_bytes(bmp_header(60000, 60000)),
+    'gif cut short': lambda p: p.write_bytes(picture((400, 400), 'P', 'GIF')[:100]),
 }
 
 def video_clip(key, path):

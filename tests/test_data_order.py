@@ -1,10 +1,11 @@
-"""Each sample once per epoch through the real loader, for any workers and ranks, and exact resume."""
+"""Each sample once per epoch through the real loader, for any workers, ranks and tokens per frame; exact resume."""
 import json
+from dataclasses import replace
 from itertools import product
 import numpy as np, pytest, torch
 from fvlm.world.backbones import tiny_tokenizer
 from fvlm.config import DataConfig
-from fvlm.data.loader import train_batches
+from fvlm.data.loader import SampleCounter, plan_index, train_batches
 from fvlm.data.plan import Plan
 from fvlm.world.scenes import World, make_scene, render
 from fvlm.data.shards import FrameSpec, Shards, clips_of, fingerprint, index_shard, write_index, write_shard
@@ -47,6 +48,7 @@ def read(shards, plan, workers=0, ranks=1, start=0, stop=10):
 
 
 OPTIONS = dict(plain=dict(), budgets=dict(window=32, chunk=4, token_budget=130, frame_budget=9),
+               oversized=dict(window=32, chunk=4, token_budget=40, frame_budget=2),
                text=dict(window=32, chunk=4, text_share=.25, micro_batch=3))
 
 @pytest.mark.parametrize('name', OPTIONS)
@@ -74,3 +76,25 @@ def test_the_next_batch_after_any_step(shards):
             resumed, expected = b[k], whole[at][k]
             assert resumed is expected is None or torch.equal(resumed, expected), (step, k)
         at = 1+next(i for i in range(at, len(whole)) if whole[i]['last'])
+
+
+LIMITS = dict(defaults=dict(), short=dict(max_tokens=30), left=dict(max_tokens=30, too_long='leave'),
+              few_frames=dict(max_frames=2))
+
+@pytest.mark.parametrize('name', LIMITS)
+def test_every_model_reads_the_same(shards, name):
+    "Invariant 20: keys, updates and counts do not depend on the tokens of a frame, also where texts are too long."
+    data, found = replace(DataConfig(), **LIMITS[name]), []
+    for tokens_per_frame, workers in ((1, 0), (16, 2)):
+        index = plan_index(shards, data, tokens_per_frame)
+        order = Plan(**index, batch_size=B, seed=3, window=32, chunk=4, token_budget=130)
+        counter, updates = SampleCounter(shards.names['sources']), [[] for _ in range(20)]
+        step = 0
+        for b in train_batches(shards, order, TOKENIZER, data, tokens_per_frame, stop=20, workers=workers):
+            counter.add(b)
+            updates[step] += [(m['key'], m.get('too_long')) for m in b['meta']]
+            step += b['last']
+        found.append(([sorted(u) for u in updates], counter.counts[:, [0, 2, 4, 5]].tolist()))
+    assert found[0] == found[1]
+    samples, _, bad, too_long = np.sum(found[0][1], 0)
+    assert (samples, bad) == (20*B, 0) and (too_long > 0) == (name != 'defaults')

@@ -1,0 +1,172 @@
+"""Shards behind a server that fails in every way a server can: never a wrong sample, never a run lost to a hiccup."""
+import subprocess, sys, urllib.request
+from itertools import count
+from pathlib import Path
+import pytest
+from PIL import Image
+from fvlm.config import DataConfig
+from fvlm.data import shards as module
+from fvlm.data.check import check_shards
+from fvlm.data.loader import Batches, SampleCounter, eval_batches, open_shards, plan_index, train_batches
+from fvlm.data.plan import Plan
+from fvlm.data.shards import (FrameSpec, ShardError, Shards, UnreachableError, fetch, fingerprint, index_shard,
+    write_index, write_shard)
+from fvlm.world.backbones import tiny_tokenizer
+
+TOKENIZER, N = tiny_tokenizer(), 10
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+    "Ten samples that differ in nothing but their colour and their answer, in two shards."
+    home, clips = tmp_path_factory.mktemp('remote'), []
+    for i in range(N):
+        Image.new('RGB', (16, 16), (20*i, 0, 255-20*i)).save(home/f'{i}.png')
+        messages = [dict(role='user', content=[dict(type='image'), dict(type='text', text='which?')]),
+                    dict(role='assistant', content=str(i))]
+        clips.append(dict(key=f'k{i}', source='s', split='train', chats=[dict(key=f'k{i}', messages=messages)],
+                          media=[dict(type='image', path=str(home/f'{i}.png'))]))
+    folder = home/'shards'
+    folder.mkdir()
+    for n in range(2): assert write_shard(folder/f'{n}.tar', clips[n::2], FrameSpec(16)) == []
+    write_index(folder, [(f'{n}.tar', index_shard(folder/f'{n}.tar', TOKENIZER)) for n in range(2)],
+                tokenizer=fingerprint(TOKENIZER))
+    return folder
+
+@pytest.fixture(scope='module')
+def address(home):
+    server = subprocess.Popen([sys.executable, Path(__file__).with_name('faulty_server.py'), home],
+                              stdout=subprocess.PIPE, text=True)
+    yield f'http://127.0.0.1:{int(server.stdout.readline())}'
+    server.kill()
+    server.wait()
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch, request):
+    "No pauses, and short patience where a server is known to hang."
+    monkeypatch.setattr(module, '_pause', lambda tries: None)
+    if 'hang' in request.node.name: monkeypatch.setattr(module, 'TIMEOUT', .5)
+
+
+def requests(address):
+    with urllib.request.urlopen(f'{address}/requests') as answer: return int(answer.read())
+
+def contents(shards):
+    samples = (shards[i] for i in range(len(shards)))
+    return [(s['row']['key'], s['messages'], s['pixels'].sum().item()) for s in samples]
+
+def train(folder, workers, retries=6, steps=4):
+    "What two epochs of training read: keys and pixels of each batch, and the count."
+    data = DataConfig(shards=folder, frame_size=16, cache_mb=0, retries=retries)
+    shards = open_shards(data)
+    plan = Plan(**plan_index(shards, data), batch_size=5)
+    counter, read = SampleCounter(shards.names['sources']), []
+    for b in train_batches(shards, plan, TOKENIZER, data, stop=steps, workers=workers):
+        counter.add(b)
+        read.append(([m['key'] for m in b['meta']], b['pixel_values_videos'].sum((1, 2, 3)).tolist()))
+    return read, counter
+
+
+# Faults after which the same samples come, and how often each of the ten reads is repeated.
+HARMLESS = {'none': 0, 'whole': 0, 'slow': 0, '503-1': 1, '503-3': 3, '429-2': 2, '408-1': 1, 'drop-2': 2, 'hang-1': 1}
+ids = count()
+
+@pytest.mark.parametrize('workers', (0, 2))
+@pytest.mark.parametrize('fault', HARMLESS)
+def test_the_same_samples(home, address, fault, workers):
+    "From a disk and from a server, in the main process and in forked workers; retries are counted."
+    expected, counter = train(str(home), 0)
+    found, remote = train(f'{address}/{fault}.{next(ids)}', workers)
+    assert found == expected and len(set(sum((keys for keys, _ in found), []))) == N
+    assert remote.counts.tolist() == counter.counts.tolist()
+    assert counter.retries == 0
+    if fault != 'hang-1': assert remote.retries == N*HARMLESS[fault]
+    else: assert remote.retries >= N  # more on a machine that is busy
+
+
+@pytest.mark.parametrize('workers', (0, 2))
+def test_fsspec_after_a_fork(home, address, workers, monkeypatch):
+    "The addresses that fsspec reads: its event loop of the parent does not live in a worker."
+    monkeypatch.setattr(module, '_read_http', module._read_address)
+    expected, _ = train(str(home), 0)
+    assert train(f'{address}/none', workers)[0] == expected
+    assert train(f'{address}/503-2.{next(ids)}', workers)[1].retries == 2*N
+
+
+# What a server does wrong for ever: each sample is refused with a reason, at once, and none is another one.
+LASTING = {'404': 'HTTPError: 404', '403': 'HTTPError: 403', 'first': 'the server sent', 'nameless': "'no range'",
+           'short': 'where the index has'}
+
+@pytest.mark.parametrize('fault', LASTING)
+def test_never_a_wrong_sample(home, address, fault):
+    shards, right, asked = Shards(f'{address}/{fault}', cache_bytes=0), contents(Shards(home)), requests(address)
+    refused = 0
+    for i in range(N):
+        try: s = shards[i]
+        except ShardError as e:
+            assert LASTING[fault] in str(e) and address in str(e) and '\n' not in str(e)
+            assert not isinstance(e, UnreachableError)
+            refused += 1
+        else: assert (s['row']['key'], s['messages'], s['pixels'].sum().item()) == right[i]
+    assert refused == N-2*(fault == 'first')  # the first piece of each shard is the right one
+    assert shards.retried == 0 and requests(address) == asked+N+1
+    data = DataConfig(max_bad=1)
+    batch = Batches(shards, TOKENIZER, data)[list(range(N))]
+    assert sum('bad' in m for m in batch['meta']) == refused
+
+
+def test_fsspec_never_gives_a_wrong_sample(home, address, monkeypatch):
+    "A server that ignores Range, read by fsspec: an error."
+    monkeypatch.setattr(module, '_read_http', module._read_address)
+    for fault in ('whole', 'short'):
+        shards = Shards(f'{address}/{fault}', cache_bytes=0)
+        for i in range(N):
+            with pytest.raises(ShardError, match='where the index has'): shards[i]
+
+
+def test_a_large_file_is_not_read_for_a_piece(home, address, monkeypatch):
+    monkeypatch.setattr(module, 'MAX_WHOLE', 9000)
+    with pytest.raises(ShardError, match=f'{address}/whole/0.tar: the server ignores Range'):
+        Shards(f'{address}/whole')[0]
+    assert len(fetch(f'{address}/whole/0.tar')) > 9000  # all of it was asked for
+
+
+@pytest.mark.parametrize('workers', (0, 2))
+@pytest.mark.parametrize('fault', ('503', 'hang', 'drop'))
+def test_a_server_that_stays_away_ends_the_run(address, fault, workers):
+    "In one line, and not by ten placeholders."
+    with pytest.raises(UnreachableError) as e: train(f'{address}/{fault}', workers, retries=1)
+    assert address in str(e.value) and '2 tries' in str(e.value) and 'same command' in str(e.value)
+    assert '\n' not in str(e.value) and 'Caught' not in str(e.value)
+
+
+def test_nobody_listens():
+    with pytest.raises(UnreachableError, match='3 tries'): Shards('http://127.0.0.1:9', retries=2)
+
+
+def test_the_index_is_read_again_too(home, monkeypatch):
+    "A hiccup while a run starts."
+    whole, calls = module._read_file, []
+    def read(*args):
+        calls.append(args)
+        if len(calls) in (1, 3, 4): raise OSError(116, 'Stale file handle')
+        return whole(*args)
+    monkeypatch.setattr(module, '_read_file', read)
+    shards = Shards(home)
+    assert shards.retried == 1 and len(contents(shards)) == N and shards.retried == 3
+
+
+def test_evaluation_reads_again(home, address):
+    shards = Shards(f'{address}/503-2.{next(ids)}')
+    counter = SampleCounter(shards.names['sources'])
+    keys = [m['key'] for b in eval_batches(shards, TOKENIZER, DataConfig(), counter=counter) for m in b['meta']]
+    assert sorted(keys) == [f'k{i}' for i in range(N)] and counter.retries == 2*N
+    with pytest.raises(UnreachableError): list(eval_batches(Shards(f'{address}/503', retries=1), TOKENIZER, DataConfig()))
+
+
+def test_what_the_install_brings(address):
+    "The check lists a folder with fsspec, whose http needs a package that the requirements must name."
+    words = Path(__file__).parents[1].joinpath('settings.ini').read_text().split()
+    assert 'fsspec[http]' in words and 'requests' in words
+    report = check_shards(f'{address}/none', TOKENIZER)
+    assert report.ok, report.findings
