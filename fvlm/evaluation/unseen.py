@@ -25,12 +25,13 @@ def unseen_looks(
     rows, end = [], special_id(tokenizer, END)
     for i in range(scenes):
         scene = make_scene(task, i, seed=UNSEEN)
-        frames_TCHW, q = scene_frames(scene, model.config.vision_config.image_size), scene.questions[0]
-        batch = question_batch(model, tokenizer, frames_TCHW, q.question)
+        frames_TCHW, q = scene_frames(scene, model.config.frame_size), scene.questions[0]
+        batch = question_batch(model, tokenizer, frames_TCHW, q.question, order='question_first')
         ids_BS = model.generate(**batch, mode='fine', max_new_tokens=8, do_sample=False, eos_token_id=end,
             pad_token_id=end)
         answer = tokenizer.decode(ids_BS[0, batch['input_ids'].shape[1]:], skip_special_tokens=True).strip()
-        looks = [look_at(model, tokenizer, frames_TCHW, q.question, m) for m in ('coarse','fine')]
+        looks = [look_at(model, tokenizer, frames_TCHW, q.question, m, 'question_first')
+                 for m in ('coarse','fine')]
         rows.append((q.question, q.target, answer==q.answer, *looks))
     return pd.DataFrame(rows, columns=['question','target','correct','static','dynamic'])
 

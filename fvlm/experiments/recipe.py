@@ -21,7 +21,7 @@ from ..data.build import build_options, bytes_text
 from ..data.shards import Shards
 from ..data.sources import records_in
 from ..evaluation.cost import SampleSize, architecture, count_parameters, sample_flops
-from .report import duration, figure_stages, save_figure, save_page
+from .report import duration, figure_ratio, figure_stages, save_figure, save_page
 from .runner import Command
 from .speedrun import VIDEO_SETS, loss_curves, render_videos
 from ..model.foveated import MODES
@@ -380,8 +380,12 @@ def write_recipe_report(r:Recipe)->Path: # of the page
     found, *runs = (json.loads(p.read_text())
         for p in (out/'evaluation.json', *(out/n/'summary.json' for n in stages)))
     curves = [c for i, n in enumerate(stages, 1) for c in loss_curves(out/n, run=f'stage{i}', seed=0)]
-    figure = save_figure(figure_stages(dict(smoke=False, curves=curves)), out/'figures'/'stages.png')
+    ratios = dict(smoke=False, curves=curves)
+    figure = save_figure(figure_stages(ratios), out/'figures'/'stages.png')
+    measured = any('improvement' in c for c in curves)
+    ratio_figure = save_figure(figure_ratio(ratios), out/'figures'/'ratio.png') if measured else None
     return save_page(out/'report.html', 'recipe.html.jinja', r.name, recipe=r, found=found, figure=figure,
+        ratios=ratios, ratio_figure=ratio_figure,
         runs=dict(zip(stages, runs)), finished=_read_finished(out),
         costs={n:_stage_cost(r, c) for n, (_, _, c) in stages.items()},
         source=Path(r.file).read_text(encoding='utf-8'))

@@ -240,13 +240,16 @@ def _compare_arms(scores): # what the claim rests on, as far as these arms were 
     return [record for record in found if record]
 
 # %% ../../nbs/6_experiments/02_speedrun.ipynb #a7b8b65f
-_CURVES = dict(loss='loss', coarse_loss='coarse_loss') | {
+_CURVES = {k:k for k in ('loss', 'coarse_loss', 'ratio', 'improvement')} | {
     f'{m}.{x}':f'{m}_{x}' for m in _MODES['fine'] for x in ('loss', 'accuracy')}
 
 def loss_curves(folder:Path, **labels)->list[dict]: # per event: these labels, step, losses, accuracies
     "The curves in the log of a run."
-    found = []
+    found, config = [], Path(folder)/'config.yaml'
+    if config.is_file():
+        labels['coarse'] = 'trained' if read_yaml(config)['model']['lambda_coarse'] else 'measured'
     for event, rows in read_metrics(folder).groupby('event'):
+        if 'improvement' not in rows: rows = rows.drop(columns='ratio', errors='ignore') # fine / coarse then
         kept = {name:[round(x, 4) if math.isfinite(x) else None for x in rows[c]]
                 for c, name in _CURVES.items() if c in rows and rows[c].notna().any()}
         found.append(dict(labels, event=event, step=rows.step.tolist(), **kept))
