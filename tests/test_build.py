@@ -1,9 +1,12 @@
 """Builds that are killed, builds whose workers die, builds by other engines: always the same bytes."""
-import hashlib, json, os, signal, subprocess, sys, time
+import hashlib, json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
-import pytest
-from fvlm.data.build import BuildError, build_shards
-from fvlm.data.shards import FrameSpec, Shards, clips_of
+from unittest import mock
+import numpy as np, pytest
+from fvlm.data.build import BuildError, build_shards, index_folder
+from fvlm.data.check import check_shards
+from fvlm.data.shards import SPLITS, FrameSpec, Shards, clips_of, split_of, write_index
+from fvlm.data.sources import clips_from
 from fvlm.world.scenes import World, make_scene, render
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -195,3 +198,94 @@ def test_the_command_and_the_script_build_alike(home, tmp_path):
     done = precompute(tmp_path/'none.csv', tmp_path/'x')
     assert done.returncode == 2 and done.stderr.startswith('precompute: '), done.stderr[-2000:]
     assert done.stderr.count('\n') == 1
+
+
+def test_killed_between_a_shard_and_its_index(home, tmp_path):
+    "A video is replaced, its shard made again, the build killed: the next call writes the index."
+    clips, out = clips_in(home/'clips.jsonl')[:8], tmp_path/'out'
+    video = tmp_path/'a.mp4'
+    shutil.copy(clips[0]['media'][0]['path'], video)
+    clips[0] = dict(clips[0], media=[dict(type='video', path=str(video))])
+    build_shards(clips, out, SPEC, per_shard=4)
+    before = np.load(out/'index.npy')
+    shutil.copy(longer(home), video)
+    with mock.patch('fvlm.data.build.write_index', side_effect=KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt): build_shards(clips, out, SPEC, per_shard=4)
+    assert build_shards(clips, out, SPEC, per_shard=4)['frames'] == 8*3+2
+    assert np.load(out/'index.npy')['length'][0] > before['length'][0]
+    shards = Shards(out, '')
+    assert [len(shards[i]['pixels']) for i in range(0, len(shards), 3)] == [5]+[3]*7
+
+
+def longer(home):
+    "A video of five seconds."
+    row = render(make_scene('lookup', 999, World(glyphs=3, frames=5)), home/'videos')[0]
+    return home/'videos'/row['video']
+
+
+def test_two_workers_stop_a_build_that_loses_too_much(home, tmp_path):
+    "The drive is not mounted: an error before the end, finished shards kept, the same call goes on."
+    videos, clips = tmp_path/'videos', []
+    for i in range(440):
+        key, path = f'p{i}', videos/f'{i%40}.mp4'
+        clips.append(dict(key=key, source='s', media=[dict(type='video', path=str(path))],
+                          chats=[dict(key=key, question='what?', answer='a thing')]))
+    call = lambda: build_shards(clips, tmp_path/'out', FrameSpec(8, 1), per_shard=20, workers=2, max_bad=.1)
+    with pytest.raises(BuildError, match=r'no such file\); at most 10.0% may; mend them and call again'): call()
+    notes = notes_of(tmp_path/'out')
+    assert 10 <= len(notes) < 22 and not (tmp_path/'out'/'index.npy').exists()
+    assert json.loads((tmp_path/'out'/'failures.json').read_text())['kinds'].keys() == {'no such file'}
+    videos.mkdir()
+    for i, c in enumerate(clips_in(home/'clips.jsonl')[10:50]):
+        shutil.copy(c['media'][0]['path'], videos/f'{i}.mp4')
+    assert call()['samples'] == 440
+
+
+def test_a_table_that_repeats_its_videos(home, tmp_path):
+    "LLaVA-Video: three tables about the same videos; each is decoded and stored once, with all its chats."
+    names = [Path(c['media'][0]['path']).name for c in clips_in(home/'clips.jsonl')[:3]]
+    for kind in ('oe', 'mc', 'cap'):
+        rows = [dict(id=n, video=n, data_source='0_30_s', conversations=[
+            {'from':'human', 'value':f'<image>\n{kind}?'}, {'from':'gpt', 'value':'Yes.'}]) for n in names]
+        (tmp_path/f'{kind}.json').write_text(json.dumps(rows))
+    clips = clips_from('auto', tmp_path, media=home/'videos')
+    report = build_shards(clips, tmp_path/'shards', SPEC, per_shard=2)  # inside the annotations
+    assert [report[k] for k in ('clips', 'samples', 'frames', 'failed')] == [3, 9, 9, 0]
+    again = build_shards(clips_from('auto', tmp_path, media=home/'videos'), tmp_path/'shards', SPEC, per_shard=2)
+    assert again == report
+
+
+def renamed(home, prefix):
+    clips = [c for c in clips_in(home/'clips.jsonl') if c['key'] != 'gone']
+    return [dict(c, key=prefix+c['key'], source=prefix or 's',
+                 chats=[dict(chat, key=prefix+chat['key']) for chat in c['chats']]) for c in clips]
+
+def test_no_leak_between_splits(home, tmp_path):
+    "The same videos in two data sets, under other names: no video stands in two splits, also when indexed."
+    clips, copies = renamed(home, ''), renamed(home, 'copy-')
+    assert any(split_of(a['key']) != split_of(b['key']) for a, b in zip(clips, copies))
+    build_shards([*clips, *copies], tmp_path/'both', SPEC, per_shard=40)
+    assert set(check_shards(tmp_path/'both').reasons) == {'same content', 'uncounted tokens'}
+    splits = np.load(tmp_path/'both'/'index.npy')['split'].reshape(2, -1)
+    assert (splits[0] == splits[1]).all() and len(set(splits[0])) == 3
+    assert [list(SPLITS)[s] for s in splits[0][::3]] == [split_of(c['key']) for c in clips]
+    (tmp_path/'foreign').mkdir()
+    for tar in (tmp_path/'both').glob('*.tar'): shutil.copy(tar, tmp_path/'foreign')
+    index_folder(tmp_path/'foreign')
+    assert np.load(tmp_path/'foreign'/'index.npy').tolist() == np.load(tmp_path/'both'/'index.npy').tolist()
+
+
+def test_held_out_data_are_nested(tmp_path):
+    "A number and not a share; fewer are a part of more; given splits stay."
+    rows = [dict(key=f'k{i}', group=f'g{i}', content='', source='s', task='', split='test' if i < 5 else '',
+                 frames=0, images=0, chat=0, offset=i, length=1, tokens=1) for i in range(50_000)]
+    held = []
+    for n in (500, 2000, 10_000):
+        write_index(tmp_path, [('a.tar', rows)], held_out=n)
+        split = np.load(tmp_path/'index.npy')['split']
+        held.append([set(np.flatnonzero(split == s)) for s in (1, 2)])
+        expected = min(n, 5000)
+        assert all(abs(len(h)-expected) < 5*expected**.5+5 for h in held[-1])
+        assert set(range(5)) <= held[-1][1]
+    for fewer, more in zip(held, held[1:]): assert fewer[0] <= more[0] and fewer[1] <= more[1]
+    assert [list(SPLITS)[s] for s in split[5:]] == [split_of(f'g{i}') for i in range(5, 50_000)]
