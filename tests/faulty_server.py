@@ -1,7 +1,8 @@
 """A server of files that fails as servers do. `python tests/faulty_server.py FOLDER` prints its port.
 
 An address is /FAULT-N.ID/NAME: the first N times that a piece of a tar is asked for under this ID (always, without
-N), the server fails in this way; everything else it does right. /requests answers how many came in.
+N), the server fails in this way; everything else it does right. While there is a file `down`, the fault `down` is
+503. /requests answers how many requests came in.
 """
 import sys, time
 from collections import Counter
@@ -41,6 +42,7 @@ class Faulty(BaseHTTPRequestHandler):
             if fault == 'short': data = data[:-512]
             headers = dict(Content_Range=f'bytes {start}-{start+len(data)-1}/{whole}')
         if fault == 'nameless': headers = {}
+        if fault == 'down' and (FOLDER/'down').exists(): fault = '503'
         if fault.isdigit(): return self.answer(int(fault), b'no')
         if fault == 'hang': time.sleep(5)
         if fault == 'drop':

@@ -2,16 +2,18 @@
 import subprocess, sys, urllib.request
 from itertools import count
 from pathlib import Path
-import pytest
+import pytest, torch
 from PIL import Image
-from fvlm.config import DataConfig
+from safetensors.torch import load_file
+from fvlm.config import Config, DataConfig, LogConfig, ModelConfig, TrainConfig
 from fvlm.data import shards as module
 from fvlm.data.check import check_shards
 from fvlm.data.loader import Batches, SampleCounter, eval_batches, open_shards, plan_index, train_batches
 from fvlm.data.plan import Plan
 from fvlm.data.shards import (FrameSpec, ShardError, Shards, UnreachableError, fetch, fingerprint, index_shard,
     write_index, write_shard)
-from fvlm.world.backbones import tiny_tokenizer
+from fvlm.training import trainer
+from fvlm.world.backbones import build_backbones, tiny_tokenizer
 
 TOKENIZER, N = tiny_tokenizer(), 10
 
@@ -28,7 +30,7 @@ def home(tmp_path_factory):
                           media=[dict(type='image', path=str(home/f'{i}.png'))]))
     folder = home/'shards'
     folder.mkdir()
-    for n in range(2): assert write_shard(folder/f'{n}.tar', clips[n::2], FrameSpec(16)) == []
+    for n in range(2): assert write_shard(folder/f'{n}.tar', clips[n::2], FrameSpec(40)) == []
     write_index(folder, [(f'{n}.tar', index_shard(folder/f'{n}.tar', TOKENIZER)) for n in range(2)],
                 tokenizer=fingerprint(TOKENIZER))
     return folder
@@ -57,7 +59,7 @@ def contents(shards):
 
 def train(folder, workers, retries=6, steps=4):
     "What two epochs of training read: keys and pixels of each batch, and the count."
-    data = DataConfig(shards=folder, frame_size=16, cache_mb=0, retries=retries)
+    data = DataConfig(shards=folder, frame_size=40, cache_mb=0, retries=retries)
     shards = open_shards(data)
     plan = Plan(**plan_index(shards, data), batch_size=5)
     counter, read = SampleCounter(shards.names['sources']), []
@@ -138,6 +140,30 @@ def test_a_server_that_stays_away_ends_the_run(address, fault, workers):
     with pytest.raises(UnreachableError) as e: train(f'{address}/{fault}', workers, retries=1)
     assert address in str(e.value) and '2 tries' in str(e.value) and 'same command' in str(e.value)
     assert '\n' not in str(e.value) and 'Caught' not in str(e.value)
+
+
+def test_the_same_command_goes_on(home, address, tmp_path, monkeypatch):
+    "The server goes away after update 3 of 6: one line, the checkpoint whole; then the run that was never stopped."
+    build_backbones(tmp_path/'backbones', steps=1)
+    language, vision = tmp_path/'backbones/language', tmp_path/'backbones/vision'
+    def run(name, folder):
+        cfg = Config(name, out=str(tmp_path/name), model=ModelConfig(vision=str(vision), language=str(language)),
+            data=DataConfig(shards=folder, frame_size=40, text_share=0, retries=2, cache_mb=0),
+            train=TrainConfig(steps=6, batch_size=4, save_every=1), log=LogConfig(wandb=False))
+        trainer.train(cfg)
+        return load_file(tmp_path/name/'model/model.safetensors')
+    train_step, down = trainer.Run.train_step, home/'down'
+    def and_then_away(self, *args):
+        if self.step == 3: down.touch()
+        return train_step(self, *args)
+    with monkeypatch.context() as m:
+        m.setattr(trainer.Run, 'train_step', and_then_away)
+        try:
+            with pytest.raises(UnreachableError, match='3 tries'): run('remote', f'{address}/down')
+        finally: down.unlink(missing_ok=True)
+    assert not (tmp_path/'remote/model').exists()
+    found, expected = run('remote', f'{address}/down'), run('local', str(home))
+    assert all(torch.equal(found[k], expected[k]) for k in expected)
 
 
 def test_nobody_listens():
