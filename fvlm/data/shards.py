@@ -337,8 +337,8 @@ def _first_line(error): return (str(error).splitlines() or [''])[0][:200]
 # %% ../../nbs/1_data/04_shards.ipynb #0e3f238e
 def _read_http(url, offset, length):
     if os.getpid() not in _sessions: _sessions[os.getpid()] = requests.Session()
-    piece = {} if length is None and not offset else dict(
-        Range=f"bytes={offset}-{'' if length is None else offset+length-1}")
+    end = None if length is None else offset+length
+    piece = dict(Range=f"bytes={offset}-{end-1 if end else ''}") if offset or end else {}
     headers = {'Accept-Encoding':'identity', **piece}
     with _sessions[os.getpid()].get(url, headers=headers, timeout=TIMEOUT, stream=True) as answer:
         answer.raise_for_status()
@@ -353,13 +353,11 @@ def _read_http(url, offset, length):
             if max(len(data), int(answer.headers.get('Content-Length', 0)))>MAX_WHOLE:
                 raise ShardError(f'{url}: the server ignores Range and sends the whole file, which is too '
                                  'large to read for each sample; use another server, or copy the shards')
-        return bytes(data[offset:None if length is None else offset+length])
+        return bytes(data[offset:end])
 
 # %% ../../nbs/1_data/04_shards.ipynb #0bd4df85
-_PASSING = {getattr(errno, name) for name in ('ESTALE','EIO','ETIMEDOUT','ECONNRESET','ECONNABORTED',
-    'EHOSTUNREACH','ENETUNREACH','ENETDOWN','EAGAIN') if hasattr(errno, name)}
-_PASSING_ERRORS = (TimeoutError, ConnectionError, requests.ConnectionError, requests.Timeout,
-                   requests.exceptions.ChunkedEncodingError)
+_PASSING = errno.ESTALE, errno.EIO, errno.EHOSTUNREACH, errno.ENETUNREACH
+_NETWORK = 'requests', 'urllib3', 'aiohttp', 'botocore' # whose errors pass, unless the address is wrong
 
 class UnreachableError(ShardError):
     "No data after the last retry, and no reason to think that the data are bad: the run must stop."
@@ -367,8 +365,9 @@ class UnreachableError(ShardError):
 def _is_transient(error):
     status = getattr(getattr(error, 'response', None), 'status_code', getattr(error, 'status', None))
     if isinstance(status, int): return status in (408, 429) or status>=500
-    is_network = type(error).__module__.split('.')[0] in ('aiohttp','botocore','urllib3')
-    return is_network or isinstance(error, _PASSING_ERRORS) or getattr(error, 'errno', None) in _PASSING
+    if isinstance(error, (TimeoutError, ConnectionError)): return True
+    is_network = type(error).__module__.split('.')[0] in _NETWORK and not isinstance(error, ValueError)
+    return is_network or getattr(error, 'errno', None) in _PASSING
 
 # %% ../../nbs/1_data/04_shards.ipynb #0bd4df8a
 def _pause(tries): time.sleep(min(2**tries, 32)*random.SystemRandom().uniform(.5, 1.5))

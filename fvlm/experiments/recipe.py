@@ -265,7 +265,7 @@ def _mean_sample(r, cfg, folder): # of shards: mean `SampleSize`, samples, measu
         count = len(shards)
     else: distinct, images, tokens, count = e.frames, e.images, e.tokens, _clip_count(r, name) or 1
     frames = distinct+images*(cfg.data.image_frames-1)
-    tokens = min(tokens or e.tokens, cfg.data.max_tokens-frames*cfg.model.tokens_per_frame)
+    tokens = min(tokens or e.tokens, cfg.data.max_tokens)
     answers = tokens*(1 if cfg.data.mask=='all' else r.assume.answers)
     return SampleSize(frames, tokens, answers, distinct), count, measured
 
