@@ -21,11 +21,10 @@ from . import __version__
 from .data.build import build_options, build_shards, bytes_text, index_folder, number_option
 from .data.chat import END, prepare_tokenizer, special_id
 from .data.check import check_shards
-from .data.sampling import load_clip
 from .data.shards import HELD_OUT, SPLITS, FrameSpec
 from .data.show import show_samples
 from .data.sources import SOURCES, clips_from, records_in
-from .evaluation.attention import Looks, animate, look_at, question_batch, show_looks
+from .evaluation.attention import Looks, animate, look_at, model_clip, question_batch, show_looks
 from .evaluation.cost import cost_options, run_cost
 from .model.foveated import MODES, FoveatedConfig, FoveatedVLM, checkpoint_folder, load_tokenizer
 from .training.tracking import progress
@@ -40,8 +39,8 @@ def load_model(name:str)->tuple: # model in evaluation mode, tokenizer
         kind = FoveatedConfig.get_config_dict(folder)[0].get('model_type')
         if kind=='fvlm': return FoveatedVLM.from_pretrained(name).eval(), load_tokenizer(name)
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
-        raise FileNotFoundError(f'{name}: no complete model there; give {_NAMES} (which needs a network '
-                                'or a filled cache)') from e
+        raise FileNotFoundError(f'{name}: no complete model there ({(str(e) or repr(e)).splitlines()[0][:200]}); give '
+                                f'{_NAMES} (which needs a network or a filled cache)') from e
     raise ValueError(f"{name}: a model of kind '{kind}', not 'fvlm'; give a folder that an fvlm run wrote")
 
 # %% ../nbs/99_cli.ipynb #068471b2
@@ -56,6 +55,16 @@ class Answer:
     times_T:np.ndarray # times of the frames, seconds
     looks:Looks|None # where the model looked; None for models without queries
 
+# %% ../nbs/99_cli.ipynb #0e9f42bf
+def _greedy(model, batch, enc, mode, max_tokens, end): # ids of the answer, and the probability of each
+    S, context = batch['input_ids'].shape[1], model.config.text_config.max_position_embeddings
+    out = model.generate(**batch, mm_encoder_outputs=dict(video=enc), mode=mode,
+        max_new_tokens=min(max_tokens, max(context-S, 1)), do_sample=False, num_beams=1,
+        output_logits=True, return_dict_in_generate=True, eos_token_id=end, pad_token_id=end)
+    ids_A = out.sequences[0,S:]
+    p_A = torch.stack(out.logits, 1)[0].float().softmax(-1).gather(1, ids_A[:,None])[:,0]
+    return ids_A, p_A.tolist()
+
 # %% ../nbs/99_cli.ipynb #8f81a87e
 @torch.no_grad()
 def answer(
@@ -63,8 +72,8 @@ def answer(
     clip_path:str|Path, question:str, # a video or a still image, and what to ask
     mode:str=None, # coarse, fine or autoregressive; default: the mode the model was trained for
     n:int=None, # number of frames; overrides `fps`
-    fps:float=1., # frames per second, at most 64 frames
-    order:str='question_first', # or video_first
+    fps:float=None, # frames per second, up to the model's `max_frames`; default: as trained
+    order:str=None, # question_first or video_first; default: as trained
     max_tokens:int=32, # longest answer; it also ends where the model's context does
 )->Answer:
     "Answer a question about a clip."
@@ -76,20 +85,16 @@ def answer(
     if len(question)>64*context:
         raise ValueError(f'a question of {len(question):,} characters is too long: the language model reads '
             f'{context} tokens; shorten it')
-    clip = load_clip(clip_path, model.config.vision_config.image_size, n=n, fps=fps)
-    batch = question_batch(model, tokenizer, clip.frames_TCHW, question, order)
+    clip, shown = model_clip(model, clip_path, n, fps)
+    batch = question_batch(model, tokenizer, clip.frames_TCHW, question, order, shown)
     enc = model.get_video_features(batch.pop('pixel_values_videos'))
-    out = model.generate(**batch, mm_encoder_outputs=dict(video=enc), mode=mode,
-        max_new_tokens=min(max_tokens, max(context-batch['input_ids'].shape[1], 1)),
-        do_sample=False, num_beams=1, output_logits=True, return_dict_in_generate=True,
-        eos_token_id=end, pad_token_id=end)
-    ids_A = out.sequences[0, batch['input_ids'].shape[1]:]
-    p_A = torch.stack(out.logits, 1)[0].float().softmax(-1).gather(1, ids_A[:,None])[:,0].tolist()
-    frames, looks = clip.frames_TCHW, None
-    if model.pooler.uses_query: looks = look_at(model, tokenizer, frames, question, mode, order, enc)
+    ids_A, p_A = _greedy(model, batch, enc, mode, max_tokens, end)
+    looks = None
+    if model.pooler.uses_query:
+        looks = look_at(model, tokenizer, clip.frames_TCHW, question, mode, order, enc, shown)
     return Answer(tokenizer.decode(ids_A, skip_special_tokens=True).strip(), prod(p_A),
         list(zip(tokenizer.batch_decode(ids_A[:,None]), p_A)), ids_A[-1].item()==end,
-        time.perf_counter()-start, clip.times_T, looks)
+        time.perf_counter()-start, np.repeat(clip.times_T, shown or 1), looks)
 
 # %% ../nbs/99_cli.ipynb #fc62e4ac
 def _place_lines(a, clock): # lines such as '0:00-0:02 upper left, 43 % of the look'
@@ -141,10 +146,10 @@ def _ask_options(parser):
         'autoregressive: frame by frame, each query made after the look before (default: as trained)')
     frames = parser.add_mutually_exclusive_group()
     frames.add_argument('--frames', type=number_option(), metavar='N', help='number of frames, spread evenly')
-    frames.add_argument('--fps', type=number_option(float, 1e-6), default=1., metavar='F',
-        help='frames per second, at most 64 frames (default 1)')
-    add('--order', choices=('question_first','video_first'), default='question_first',
-        help='what the model reads first')
+    frames.add_argument('--fps', type=number_option(float, 1e-6), metavar='F',
+        help="frames per second, up to the model's largest number (default: the model's own)")
+    add('--order', choices=('question_first','video_first'),
+        help="what the model reads first (default: the model's own)")
     add('--looks', type=_picture_path, metavar='FILE', help='draw where it looked to a .png or .gif')
     add('--max-tokens', type=number_option(), default=32, metavar='N', help='longest answer (default 32)')
     add('--json', action='store_true', help='print one JSON object')
@@ -161,7 +166,8 @@ def _run_ask(o):
     elif o.looks: show_looks(a.looks).savefig(o.looks, dpi=120)
     if o.json:
         print(_answer_json(a, clip=o.clip, question=o.question, model=o.model,
-            mode=o.mode or model.config.mode, order=o.order, looks=o.looks and str(o.looks)))
+            mode=o.mode or model.config.mode, order=o.order or model.config.order,
+            looks=o.looks and str(o.looks)))
     else: print(answer_text(a, tiny=o.model=='tiny'))
     return 0
 
@@ -178,6 +184,11 @@ def _data_tokenizer(name): # a tokenizer that knows `<frame>`; None without a na
                          'or a filled cache)') from e
     prepare_tokenizer(tokenizer)
     return tokenizer
+
+def _reading_of(name): # how the model of that name reads a sample; nothing for other models
+    config = FoveatedConfig.get_config_dict(checkpoint_folder(name))[0] if name else {}
+    fields = ('order','image_frames','tokens_per_frame') if config.get('model_type')=='fvlm' else ()
+    return {k:config[k] for k in fields if k in config}
 
 def _print_refused(kinds): # what was left out, by cause
     for kind,n in list(kinds.items())[:8]: print(f'left out: {n:,} × {kind}')
@@ -255,7 +266,8 @@ def _show_options(parser):
 
 def _run_show(o):
     if o.out and Path(o.out).suffix!='.html': raise ValueError(f'--out {o.out}: end it in .html')
-    sheet = show_samples(o.folder, o.samples, o.split, _data_tokenizer(o.tokenizer), o.seed)
+    tokenizer = _data_tokenizer(o.tokenizer)
+    sheet = show_samples(o.folder, o.samples, o.split, tokenizer, o.seed, **_reading_of(o.tokenizer))
     if not o.out: print(sheet)
     else:
         sheet.save(o.out)

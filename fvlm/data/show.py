@@ -41,14 +41,15 @@ def _words(messages): # (text, kind) pairs of a conversation, for want of a toke
         out.append(('⏎', 'read'))
     return out
 
-def _show_sample(shards, i, tokenizer=None, most=8): # what is known, numbers and pixels of frames, tokens
+def _show_sample(shards, i, tokenizer=None, most=8, **reads): # what is known, numbers, pixels, tokens
     T = int(shards.column('frames')[i])
     known = [shards.names['sources'][shards.column('source')[i]], list(SPLITS)[shards.column('split')[i]]]
     try:
         sample = shards[i]
         tokens = _words(sample['messages'])
         if tokenizer is not None:
-            e = encode_chat(sample['messages'], tokenizer, max_tokens=10**9)
+            key = sample['row']['key']
+            e = encode_chat(sample['messages'], tokenizer, max_tokens=10**9, key=key, **reads)
             tokens = show_mask(e.ids, e.labels, tokenizer).tokens
     except (ShardError, ChatError, LookupError, TypeError, AttributeError) as e:
         return known, [], [], [(f'{type(e).__name__}: {e}', 'read')]
@@ -97,10 +98,11 @@ def show_samples(
     split:str='', # train, validation, test; empty: all
     tokenizer=None, # with `<frame>`; none: words instead of tokens
     seed:int=0, # of the drawing
+    **reads, # how a model reads them: order, image_frames, tokens_per_frame, as for `encode_chat`
 )->SampleSheet: # shows itself in notebooks and terminals
     "Draw samples evenly over the sources, and show them."
     shards = Shards(folder, split, cache_bytes=0)
-    return SampleSheet([_show_sample(shards, i, tokenizer) for i in _draw_samples(shards, n, seed)])
+    return SampleSheet([_show_sample(shards, i, tokenizer, **reads) for i in _draw_samples(shards, n, seed)])
 
 def _data_uri(frame_HWC, side=112): # a frame as a small JPEG inside of a page
     image, out = Image.fromarray(frame_HWC), io.BytesIO()
