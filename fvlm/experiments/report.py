@@ -410,7 +410,7 @@ def figure_curves(result:dict)->plt.Figure:
     return _loss_panels(panels, 2, 2.4)
 
 # %% ../../nbs/6_experiments/05_report.ipynb #e774213e
-_BANDS = dict(debug=(-math.inf, 0.), marginal=(0., .05), solid=(.05, .15), strong=(.15, 1.)) # improvement
+_BANDS = dict(debug=0., marginal=.05, solid=.15, strong=1.) # up to which improvement
 
 def _dynamic_runs(result): # panel, name, line style and run of each model that is trained to look
     stages = {c['run'] for c in result['curves'] if re.fullmatch('(deep-)?stage[0-9]', c['run'])}
@@ -421,17 +421,14 @@ def _dynamic_runs(result): # panel, name, line style and run of each model that 
     return rows
 
 def _draw_bands(ax): # of the ratio, behind its curves
-    lo, hi = ax.get_ylim()
-    for shade,(name,(low,high)) in zip(('#f4d9d0','#f4f4f4','#e4e4e4','#d2d2d2'), _BANDS.items()):
-        y, top = (1/(1-low) if low>-math.inf else lo), (1/(1-high) if high<1 else hi)
-        y, top = max(y, lo), min(top, hi)
-        if y>=top: continue
+    y, hi = lo, _ = ax.get_ylim()
+    for shade,(name,most) in zip(('#f4d9d0','#f4f4f4','#e4e4e4','#d2d2d2'), _BANDS.items()):
+        top = min(1/(1-most), hi) if most<1 else hi
         ax.axhspan(y, top, color=shade, zorder=0, lw=0)
         if math.log(top/y)>.06*math.log(hi/lo):
-            ax.text(1.01, math.sqrt(y*top), name, transform=ax.get_yaxis_transform(), va='center',
-                color='#666666', fontsize=7)
-    ticks = [t for t in (.5, .7, .8, .9, 1, 1.05, 1.18, 1.3, 1.5, 2, 3, 5, 10, 30, 100) if lo<=t<=hi]
-    ax.set_yticks(ticks[::1+len(ticks)//8], minor=False)
+            ax.text(1.01, math.sqrt(y*top), name, transform=ax.get_yaxis_transform(), va='center', fontsize=7)
+        y = top
+    ax.set_yticks([t for t in (.5, .8, 1, 1.05, 1.18, 1.5, 2, 5, 20) if lo<=t<=hi])
     ax.yaxis.set_minor_locator(NullLocator())
 
 # %% ../../nbs/6_experiments/05_report.ipynb #8f6c3dbe
@@ -450,27 +447,24 @@ def figure_ratio(result:dict)->plt.Figure: # of `smoke`, `curves` and `arms`
     fig = _loss_panels(panels, min(3, max(len(panels), 1)), 2.3)
     for ax in fig.axes[:len(panels)]:
         lo, hi = ax.get_ylim()
-        ax.set(ylim=(min(lo, .96), max(hi, 1.3)))
+        ax.set(ylim=(min(lo, .96), max(hi, 1.3)), ylabel=ax.get_ylabel() and 'coarse / fine loss')
         _draw_bands(ax)
-    for ax in fig.axes[:len(panels)]:
-        if ax.get_ylabel(): ax.set_ylabel('coarse / fine loss')
     return fig
 
 # %% ../../nbs/6_experiments/05_report.ipynb #747205ca
 def ratio_frame(result:dict)->pd.DataFrame: # of text
     "The last losses of each run that is trained to look, and what the second look brings."
-    lines, columns = [], ('loss', 'coarse_loss', 'ratio', 'improvement')
-    for title,name,_,run in _dynamic_runs(result):
-        kept = [c for c in result['curves'] if (c['run'],c['event'])==(run,'train') and c.get('improvement')]
-        last = [[x for x in zip(*(c[k] for k in columns)) if x[-1] is not None][-1:] for c in kept]
-        if not any(last):
-            lines.append([f'{title}: {name}', 'not measured', *'––––', '–'])
-            continue
-        fine, coarse, ratio, gain = np.mean([x for rows in last for x in rows], 0)
-        band = next(k for k,(low,high) in _BANDS.items() if low<=gain<high)
-        lines.append([f'{title}: {name}', kept[0].get('coarse', '–'), f'{fine:.3f}', f'{coarse:.3f}',
-            f'{ratio:.3f}', f'{_signed(gain)} %', band])
     names = ['run', 'coarse loss is', 'fine', 'coarse', 'ratio', 'improvement', 'band']
+    lines, columns = [], ('loss','coarse_loss','ratio','improvement')
+    for title,name,_,run in _dynamic_runs(result):
+        seeds = [c for c in result['curves'] if (c['run'],c['event'])==(run,'train') and c.get('improvement')]
+        known = [[x for x in zip(*(c[k] for k in columns)) if None not in x] for c in seeds]
+        line = ['not measured', *'–––––']
+        if last := [rows[-1] for rows in known if rows]:
+            *losses, gain = np.mean(last, 0)
+            band = next((k for k,most in _BANDS.items() if gain<most), 'strong')
+            line = [seeds[0].get('coarse', '–'), *(f'{x:.3f}' for x in losses), f'{_signed(gain)} %', band]
+        lines.append([f'{title}: {name}', *line])
     return pd.DataFrame(lines, columns=names)
 
 # %% ../../nbs/6_experiments/05_report.ipynb #f905657d
