@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
-from itertools import count
 from fastcore.basics import patch
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
@@ -126,7 +125,12 @@ def _wait_for(self:Processes, key, rank, name): # what a process will set, as lo
     return self.store.get(key).decode()
 
 # %% ../../nbs/4_training/04_distributed.ipynb #08113602
-_calls = count() # of the methods below; the same number in all processes
+_calls = [0] # of the methods below; the same number in all processes
+
+@patch
+def _next_call(self:Processes):
+    _calls[0] += 1
+    return _calls[0]
 
 @patch
 def on_rank_0(self:Processes,
@@ -135,7 +139,7 @@ def on_rank_0(self:Processes,
 ): # what it returned, on all ranks
     "Rank 0 works; the others wait as long as it is alive."
     if self.ranks==1: return work()
-    key = f'done/{next(_calls)}'
+    key = f'done/{self._next_call()}'
     if self.rank==0:
         self.heartbeat(name)
         try: self.store.set(key, json.dumps(dict(value=work())))
@@ -155,10 +159,18 @@ def gather(self:Processes,
 )->list[str]: # of all, in the order of ranks
     "What every process says; each is waited for as long as it is alive."
     if self.ranks==1: return [text]
-    key = f'said/{next(_calls)}'
+    key = f'said/{self._next_call()}'
     self.heartbeat(name)
     self.store.set(f'{key}/{self.rank}', text)
     return [self._wait_for(f'{key}/{r}', r, name) for r in range(self.ranks)]
+
+@patch
+def align(self:Processes):
+    "After something that not every process has finished: count the exchanges alike again."
+    if self.ranks==1: return
+    most = torch.tensor(_calls)
+    dist.all_reduce(most, dist.ReduceOp.MAX, self.control)
+    _calls[:] = most.tolist()
 
 # %% ../../nbs/4_training/04_distributed.ipynb #0198c212
 @patch

@@ -438,6 +438,7 @@ def evaluate(self:Run, tracker, evaluate, stop):
     except Stopped: found = None
     finally: hook.remove()
     self.model.train()
+    procs.align()
     self.state['evaluation_pending'] = procs.in_any(found is None)
     if self.state['evaluation_pending'] or not found: return
     self.state['eval'] = found

@@ -651,7 +651,11 @@ def run_pair(
     return children, [l.end(limit) for l in children]
 
 def train_and_evaluate(cfg, trouble, *args):
-    train_rank(cfg, trouble, *args, evaluate=lambda *a: evaluate_two(*a))
+    def evaluate(model, tokenizer, cfg, procs):
+        found = evaluate_two(model, tokenizer, cfg)
+        procs.gather('done', 'evaluation')
+        return found
+    train_rank(cfg, trouble, *args, evaluate=evaluate)
 
 def undisturbed_pair(
     world:Path, # from `make_world`
@@ -677,7 +681,7 @@ def replaced(
     with mock.patch.object(owner, name, lambda *a, **k: change(next(calls), real, *a, **k)): yield
 
 
-PLACES = 'accumulation', 'evaluation', 'update', 'waiting', 'save'
+PLACES = 'waiting', 'evaluation', 'accumulation', 'update', 'save'
 
 def sigterm_at(
     where:str, # of `PLACES`
@@ -691,15 +695,15 @@ def sigterm_at(
     def slowly(i, real, *a):
         send() if where=='evaluation' else None
         return real(*a, times=2000)
-    def waiting(i, real, self, work, name):
-        if name.startswith('evaluation'): threading.Timer(.5, send).start()
-        return real(self, work, name)
+    def waiting(i, real, self, text, name='an exchange'):
+        if name=='evaluation': threading.Timer(.5, send).start()
+        return real(self, text, name)
     here = sys.modules[__name__]
     places = {(1,'update'): (trainer_module, 'accumulate', at(2)), (1,'accumulation'): (Tensor, 'backward',
         at(4)),
-        (0,'save'): (trainer_module, 'save_checkpoint', at(1)), (0,'evaluation'): (here, 'evaluate_two',
+        (0,'save'): (trainer_module, 'take_snapshot', at(1)), (0,'evaluation'): (here, 'evaluate_two',
         slowly),
-        (0,'waiting'): (here, 'evaluate_two', slowly), (1,'waiting'): (Processes, 'on_rank_0', waiting)}
+        (0,'waiting'): (here, 'evaluate_two', slowly), (1,'waiting'): (Processes, 'gather', waiting)}
     place = places.get((rank_here(), where))
     return replaced(*place) if place else nullcontext()
 
@@ -848,7 +852,7 @@ def end_rank(
     def end():
         log_file.write_text(str(time.monotonic()))
         os.kill(os.getpid(), getattr(signal, how))
-    name = dict(update='accumulate', save='save_checkpoint')[where]
+    name = dict(update='accumulate', save='take_snapshot')[where]
     n = dict(update=5, save=1)[where]
     return replaced(trainer_module, name, lambda i, real, *a, **k: (end() if i==n else None, real(*a, **k))[
         1]) if rank_here()==who else nullcontext()
