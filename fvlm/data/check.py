@@ -58,7 +58,7 @@ class CheckReport:
     folder:str=''
     shards:int=0 # tars read
     decoded:int=0 # frames
-    totals:dict = _empty(dict) # (source, split) -> Counter of clips, samples, frames, tokens
+    totals:dict = _empty(dict) # (source, split) -> Counter of clips, samples, frames, tokens, hours
     counts:Counter = _empty(Counter) # (source, split, reason) -> how often
     reasons:Counter = _empty(Counter) # reason -> how often
     findings:list = _empty(list) # dicts: reason, shard, key, detail
@@ -84,6 +84,7 @@ class _Clip: # what is known of a stored clip
     group:str=''
     frames:int=0 # stored
     images:int=0 # media
+    seconds:float=0. # of its videos, where known
     tasks:list = _empty(list) # of each chat
     tokens:list = _empty(list) # of each chat, frames not counted
     size:tuple = (0,0) # of a frame: h, w
@@ -175,6 +176,7 @@ def _read_meta(clip, text, tokenizer, max_tokens): # into the clip; yields (reas
     clip.split = meta.get('split') or split_of(clip.group) # the index may know better
     shown = shown_in(meta, clip.frames)
     clip.images = sum(m['type']=='image' for m in shown)
+    clip.seconds = sum(x for m in shown if isinstance(x := m.get('seconds'), int|float))
     yield from _check_ids(meta, tokenizer and len(tokenizer))
     yield from _check_counts(meta, clip.frames)
     if not clip.is_bad(): yield from _check_forms(meta)
@@ -380,7 +382,8 @@ def _jobs_of(folder, report, tokenizer=None): # one per tar; adds faults of the 
 
 @patch
 def _count(self:CheckReport, clip, shard): # a clip and its findings
-    counts = dict(clips=1, samples=len(clip.tasks), frames=clip.frames, tokens=sum(clip.tokens))
+    counts = dict(clips=1, samples=len(clip.tasks), frames=clip.frames, tokens=sum(clip.tokens),
+                  hours=clip.seconds/3600)
     self.totals.setdefault((clip.source, clip.split), Counter()).update(counts)
     self.decoded += clip.decoded
     for reason,detail in clip.faults: self.add(reason, shard, clip.key, detail, clip.source, clip.split)
@@ -422,12 +425,12 @@ def table(self:CheckReport)->pd.DataFrame:
     places = sorted(self.totals, key=lambda p: (p[0]=='', p[0], [*SPLITS, ''].index(p[1])))
     totals, rows = self.totals|{('all',''):sum(self.totals.values(), Counter())}, {}
     for place in (*places, ('all','')):
-        reasons = Counter({r:n for (*p,r),n in self.counts.items() if (*p,)==place})
-        if place not in places: reasons = self.reasons
-        bad = Counter({r:n for r,n in reasons.items() if r in _BAD})
+        own = Counter({r:n for (*p,r),n in self.counts.items() if (*p,)==place})
+        reasons = own if place in places else self.reasons
+        bad, total = Counter({r:n for r,n in reasons.items() if r in _BAD}), totals[place]
         rows[_printable(place[0]) or '(unreadable)', place[1] or '–'] = dict(
-            {k:totals[place][k] for k in ('clips','samples','frames','tokens')},
-            notes=reasons.total()-bad.total(), bad=bad.total(),
+            {k:total[k] for k in ('clips','samples','frames','tokens')},
+            hours=f"{total['hours']:.3g}" if total['hours'] else '–', notes=reasons.total()-bad.total(), bad=bad.total(),
             which=', '.join(f'{n:,} {r}' for r,n in bad.most_common()))
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis(['source','split'])
 
