@@ -39,8 +39,9 @@ def load_model(name:str)->tuple: # model in evaluation mode, tokenizer
         kind = FoveatedConfig.get_config_dict(folder)[0].get('model_type')
         if kind=='fvlm': return FoveatedVLM.from_pretrained(name).eval(), load_tokenizer(name)
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
-        raise FileNotFoundError(f'{name}: no complete model there ({(str(e) or repr(e)).splitlines()[0][:200]}); give '
-                                f'{_NAMES} (which needs a network or a filled cache)') from e
+        cause = (str(e) or repr(e)).splitlines()[0][:200]
+        raise FileNotFoundError(f'{name}: no complete model there ({cause}); give {_NAMES} (which needs '
+                                'a network or a filled cache)') from e
     raise ValueError(f"{name}: a model of kind '{kind}', not 'fvlm'; give a folder that an fvlm run wrote")
 
 # %% ../nbs/99_cli.ipynb #068471b2
