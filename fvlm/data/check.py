@@ -430,8 +430,8 @@ def table(self:CheckReport)->pd.DataFrame:
         bad, total = Counter({r:n for r,n in reasons.items() if r in _BAD}), totals[place]
         rows[_printable(place[0]) or '(unreadable)', place[1] or '–'] = dict(
             {k:total[k] for k in ('clips','samples','frames','tokens')},
-            hours=f"{total['hours']:.3g}" if total['hours'] else '–', notes=reasons.total()-bad.total(), bad=bad.total(),
-            which=', '.join(f'{n:,} {r}' for r,n in bad.most_common()))
+            hours=f"{total['hours']:.3g}" if total['hours'] else '–',
+            notes=reasons.total()-bad.total(), bad=bad.total(), which=', '.join(f'{n:,} {r}' for r,n in bad.most_common()))
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis(['source','split'])
 
 @patch
