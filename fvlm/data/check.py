@@ -431,9 +431,11 @@ def table(self:CheckReport)->pd.DataFrame:
         rows[_printable(place[0]) or '(unreadable)', place[1] or '–'] = dict(
             {k:total[k] for k in ('clips','samples','frames','tokens')},
             hours=f"{total['hours']:.3g}" if total['hours'] else '–',
-            notes=reasons.total()-bad.total(), bad=bad.total(), which=', '.join(f'{n:,} {r}' for r,n in bad.most_common()))
+            notes=reasons.total()-bad.total(), bad=bad.total(),
+            which=', '.join(f'{n:,} {r}' for r,n in bad.most_common()))
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis(['source','split'])
 
+# %% ../../nbs/1_data/08_check.ipynb #364997e7
 @patch
 def __repr__(self:CheckReport):
     bad, notes = (sum(self.reasons[r] for r in kind) for kind in (_BAD, _NOTES))
