@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
 from fastcore.basics import patch
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from ..data.chat import IGNORE
 from ..model.encoder import vit_layers
@@ -240,13 +240,15 @@ def peer_errors(
 def shard_model(
     model, # a `FoveatedVLM`, the same in all processes; changed in place
     procs:Processes, # this process
+    dtype:torch.dtype=None, # in which weights are collected; None: as they are
 ):
     "Shard a model over all processes."
-    mesh = dist.init_device_mesh(procs.device.partition(':')[0], (procs.ranks,))
-    for layer in [*vit_layers(model.vision), *model.language.base_model.layers]: fully_shard(layer, mesh=mesh)
+    policy = MixedPrecisionPolicy(dtype, torch.float32 if dtype else None, cast_forward_inputs=False)
+    how = dict(mesh=dist.init_device_mesh(procs.device.partition(':')[0], (procs.ranks,)), mp_policy=policy)
+    for layer in [*vit_layers(model.vision), *model.language.base_model.layers]: fully_shard(layer, **how)
     scalars = {p for p in model.parameters() if p.ndim==0}
     for p in scalars: p.data = p.data.to(procs.device)
-    fully_shard(model, mesh=mesh, ignored_params=scalars)
+    fully_shard(model, **how, ignored_params=scalars)
     register_fsdp_forward_method(model, 'get_video_features')
 
 def is_sharded(model)->bool:

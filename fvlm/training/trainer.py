@@ -273,7 +273,8 @@ def renew_optimizer(self:Run, change=lambda: None): # after a change of the mode
 # %% ../../nbs/4_training/06_trainer.ipynb #5bee1065
 @patch
 def shard(self:Run): # over all processes
-    self.renew_optimizer(lambda: shard_model(self.model, self.procs))
+    dtype = compute_dtype(self.cfg.train.precision, self.procs.device)
+    self.renew_optimizer(lambda: shard_model(self.model, self.procs, dtype))
 
 # %% ../../nbs/4_training/06_trainer.ipynb #87b5a24c
 @patch
@@ -419,6 +420,7 @@ def log(self:Run, tracker, sums, **more)->float: # the loss
     sums.clear()
     shares = {f'share_{k}':read[f'share of {k}'].to_dict() for k in ('samples','tokens') if len(read)>1}
     counts = {k:int(read[k].sum()) for k in ('samples','bad','too_long')}
+    counts['retries'] = int(all_sum(torch.tensor(self.counter.retries), self.procs.control))
     tracker.log(self.step, 'train', **row, **counts,
         peak_memory=_peak_memory(self.procs.device), **shares, **more)
     return row['loss']
