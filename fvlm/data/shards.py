@@ -194,9 +194,10 @@ MAX_CLIP, MAX_MEMBERS = 256_000_000, 4_096 # bytes and files of one clip
 
 def safe_member(m:tarfile.TarInfo, where:str)->tuple[str,str]: # key and ending
     "The name of a member, if it is a plain file with a plain name; `where` is for the error."
+    most = LIMITS['json'] if m.name.endswith('.json') else MAX_CLIP
     if not m.isreg() or m.issparse(): why = 'is a link, a device or a sparse file; shards hold plain files'
     elif m.name.startswith('/') or '..' in m.name.split('/'): why = 'leads out of the shard; rename it'
-    elif m.size>(LIMITS['json'] if m.name.endswith('.json') else MAX_CLIP): why = f'has {m.size:,} bytes'
+    elif not 0<=m.size<=most: why = f'has {m.size:,} bytes'
     else: return split_name(m.name)
     raise ShardError(f'{where}: {m.name!r:.60} {why}')
 

@@ -96,12 +96,17 @@ def corrupt_input(folder, size):
         stopped_above_the_limit=stopped, odd=odd)
 
 
-def write_tar(path, members, data=b''): # (name, {field: value}) of each member; a claimed size may be false
+def write_tar(path, members): # (name, content or None, {field: value}); a claimed size may be false
     with tarfile.open(path, 'w', format=tarfile.GNU_FORMAT) as tar:
-        for name,fields in members:
+        for name,content,fields in members:
             m = tarfile.TarInfo(name)
+            m.size = len(content or b'')
             for k,v in fields.items(): setattr(m, k, v)
-            tar.addfile(m, io.BytesIO(data) if m.size==len(data) else None)
+            tar.addfile(m, io.BytesIO(content) if content else None)
+
+def whole_sample(key, **fields): # writes a tar that would be a good sample but for the fields of its frame
+    text, picture = cases.changed(), None if fields else cases.picture()
+    return lambda path: write_tar(path, [(f'{key}.json', text, {}), (f'{key}.000.jpg', picture, fields)])
 
 def many_members(path, n, one_clip): # a tar with so many empty files
     with open(path, 'wb') as f:
@@ -132,19 +137,21 @@ def gzip_tar(path): # a gigabyte of zeros
 
 def hostile_tars(outside, members)->dict[str,Callable]: # name -> writes a tar
     "Tars that want to do harm."
-    one = lambda name, **fields: lambda path: write_tar(path, [(name, fields)])
-    link = dict(type=tarfile.SYMTYPE)
-    hard = dict(type=tarfile.LNKTYPE)
-    through = [('dir', dict(link, linkname=str(outside))), ('dir/out.json', {})]
-    return dict(traversal=one(f'../../../..{outside}/out.json'), absolute=one(f'{outside}/out.json'),
-        traversal_inside=one('a/../../out.json'), symlink=one('bad.json', **link, linkname='/etc/passwd'),
-        hard_link=one('bad.json', **hard, linkname='/etc/passwd'),
+    link, hard = (dict(type=t, linkname='/etc/passwd') for t in (tarfile.SYMTYPE, tarfile.LNKTYPE))
+    through = [('dir', None, dict(link, linkname=str(outside))), ('dir/out.json', cases.changed(), {}),
+        ('dir/out.000.jpg', cases.picture(), {})]
+    sample = whole_sample
+    return dict(traversal=sample(f'../../../..{outside}/out'), absolute=sample(f'{outside}/out'),
+        traversal_inside=sample('a/../../out'), symlink=sample('bad', **link),
+        hard_link=sample('bad', **hard),
         through_a_link=lambda p: write_tar(p, through),
-        character_device=one('bad.json', type=tarfile.CHRTYPE, devmajor=1, devminor=5),
-        block_device=one('bad.json', type=tarfile.BLKTYPE, devmajor=8, devminor=0),
-        pipe=one('bad.json', type=tarfile.FIFOTYPE), directory=one('bad.json', type=tarfile.DIRTYPE),
-        petabyte=one('bad.json', size=10**15), large_json=one('bad.json', size=9_000_000),
-        large_picture=one('bad.000.jpg', size=300_000_000), negative=one('bad.json', size=-1),
+        character_device=sample('bad', type=tarfile.CHRTYPE, devmajor=1, devminor=5),
+        block_device=sample('bad', type=tarfile.BLKTYPE, devmajor=8, devminor=0),
+        pipe=sample('bad', type=tarfile.FIFOTYPE), directory=sample('bad', type=tarfile.DIRTYPE),
+        petabyte=sample('bad', size=10**15), negative=sample('bad', size=-1),
+        large_picture=sample('bad', size=300_000_000),
+        large_json=lambda p: write_tar(p, [('bad.json', cases.changed()+b' '*9_000_000, {}),
+            ('bad.000.jpg', cases.picture(), {})]),
         sparse=sparse_tar, long_name=pax_tar, gzip_bomb=gzip_tar,
         many_files=lambda p: many_members(p, members, True),
         many_clips=lambda p: many_members(p, members, False))
@@ -216,7 +223,7 @@ def image_bombs()->dict[str,tuple[bytes,bool]]: # name -> bytes, whether a small
     deep = bytearray(cases.picture((16, 16), 'P', 'GIF'))
     deep[6:10] = struct.pack('<HH', 65535, 65535)
     return dict(jpeg_header=(cases.jpeg_header(64250, 64250), False),
-        png_header=(cases.png_header(65000, 65000), False),
+        png_header=(cases.png_header(65000, 65000), False), png_12k=(large_png(12_000), False),
         png_20k=(large_png(20_000), False), fits=(fits_image(), False),
         fits_in_gzip=(gzip.compress(fits_image()), False),
         text_in_png=(large_png(64, b'zTXt', text), True), colours_in_png=(large_png(64, b'iCCP', text), True),
