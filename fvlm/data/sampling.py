@@ -149,8 +149,9 @@ def _track(name, container, stream): # the timeline; all packets are read, none 
 class _WrongIndex(Exception): "A frame does not come at the time that the index says."
 
 def _indexed_track(container, stream, size): # of an mp4 of so many bytes; None: better read all packets
-    index = list(getattr(stream, 'index_entries', None) or ())
-    if 'mp4' not in container.format.name.split(',') or not 1<len(index)==stream.frames: return None
+    if 'mp4' not in container.format.name.split(',') or not 1<stream.frames<=size: return None
+    index = list(getattr(stream, 'index_entries', ()))
+    if len(index)!=stream.frames: return None
     if any(e.is_discard or not e.size or e.pos+e.size>size for e in index): return None
     decoded, is_key = np.array([e.timestamp for e in index]), np.array([e.is_keyframe for e in index])
     gaps, packets = np.diff(decoded), lambda: (p for p in container.demux(stream) if p.size)
