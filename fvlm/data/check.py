@@ -18,8 +18,9 @@ from fastcore.basics import patch
 from PIL import Image
 from .build import open_engine
 from .chat import ChatError, TooLong, encode_chat, tidy
-from .shards import (MAX_CLIP, MAX_MEMBERS, ROW, SPLITS, ShardError, announce, chats_of,
-    count_tokens, fetch, fingerprint, from_jpeg, messages_of, read_members, safe_member, shown_in, split_of)
+from fvlm.data.shards import (MAX_CLIP, MAX_MEMBERS, ROW, SPLITS, ShardError, announce, chats_of,
+    content_of, count_tokens, fetch, fingerprint, from_jpeg, messages_of, read_members, safe_member, shown_in,
+    split_of)
 from .sources import walk_tar
 
 # %% ../../nbs/1_data/08_check.ipynb #d768bfad
@@ -187,13 +188,12 @@ def _read_meta(clip, text, tokenizer, max_tokens): # into the clip; yields (reas
         clip.tokens.append(tokens)
         if fault: yield fault
     if not clip.frames and not clip.is_bad():
-        clip.content = _digest(*(json.dumps(messages_of(c, [])) for c in chats_of(meta)))
+        clip.content = int(content_of([], chats_of(meta)), 16)
 
 # %% ../../nbs/1_data/08_check.ipynb #c5ea9a12
-def _digest(*parts): # 64 bits of bytes or texts
-    h = hashlib.blake2b(digest_size=8)
-    for p in parts: h.update(p.encode(errors='surrogatepass') if isinstance(p, str) else p)
-    return int.from_bytes(h.digest())
+def _digest(*texts): # 64 bits
+    text = ''.join(texts).encode(errors='surrogatepass')
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
 
 def _check_frames(frames, decode=True): # their size, and a list of (reason, detail)
     sizes, broken, faults = set(), [], []
@@ -210,7 +210,7 @@ def _check_clip(clip, files, tokenizer=None, decode=True, max_tokens=1024): # `f
     is_frame = lambda ending: ending.rpartition('.')[2] in ('jpg','jpeg','png','webp')
     frames = [files[k] for k in sorted(files, key=lambda k: (len(k), k)) if is_frame(k)]
     clip.frames, clip.decoded = len(frames), len(frames)*decode
-    if frames: clip.content = _digest(*frames)
+    if frames: clip.content = int(content_of(frames, []), 16)
     other = [k for k in files if k!='json' and not is_frame(k)]
     if other: clip.faults.append(('unread file', ', '.join(other[:5])))
     for fault in _read_meta(clip, files.get('json', ''), tokenizer, max_tokens): clip.faults.append(fault)
