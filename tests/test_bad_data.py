@@ -245,6 +245,16 @@ def test_damaged_after_it_was_indexed(tmp_path, damage):
     assert 'bad' in batch['meta'][1] and counter.counts[0][4] >= 1
 
 
+@pytest.mark.parametrize('frames', (1, 3))
+def test_a_chat_that_shows_other_frames(tmp_path, frames):
+    "Changed behind the index; a placeholder, not the end of a run."
+    damage = swap(b'"content": [{"type": "video", "frames": 2}', b'"content": [{"type": "video", "frames": %d}' % frames)
+    two = {'000.jpg': picture(), '001.jpg': picture(), 'json': TWO_SIZES}
+    assert folder(tmp_path, ('bad', two), damage=damage) == []
+    batch, counter = read(tmp_path)
+    assert counter.counts[0][4] == 1 and f'{frames} frames in the chat, 2 stored' in batch['meta'][1]['why']
+
+
 def test_frames_of_another_size(tmp_path):
     "They cannot be in one batch with the others."
     folder(tmp_path, ('bad', image(picture((48, 48)))))

@@ -73,9 +73,11 @@ def _encode(self:Batches, i): # ids, labels, frames, pixels and meta of sample i
         d.image_frames, d.max_tokens, key=row['key'], max_frames=d.max_frames, too_long=d.too_long)
     meta = {k:row[k] for k in ('key','group','source','task')} | dict(chance=chat.get('chance'))
     meta['answer'] = chat.get('answer') or _text_of(sample['messages'][-1])
-    if e.cut:
-        meta['too_long'], n = 'cut', max(e.frames, default=-1)+1
-        pixels = pixels if pixels is None or n==len(pixels) else pixels[:n] if n else None
+    n, stored = max(e.frames, default=-1)+1, 0 if pixels is None else len(pixels)
+    if n>stored or n<stored and not e.cut:
+        raise ShardError(f'{self.shards.place(i)}: {n} frames in the chat, {stored} stored; build it again')
+    if n<stored: pixels = pixels[:n] if n else None
+    if e.cut: meta['too_long'] = 'cut'
     return dict(ids=e.ids, labels=e.labels, frames=e.frames, pixels=pixels, key=row['key'], meta=meta)
 
 @patch
