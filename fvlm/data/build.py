@@ -354,13 +354,8 @@ def _finish_build(folder, names, failures, changed, bad, max_bad, about): # chan
     raise BuildError(f'{folder}: {why}; {mend}; see {lost}')
 
 # %% ../../nbs/1_data/05_build.ipynb #f3310fec
-def index_folder(
-    folder:str|Path,
-    tokenizer=None, # to count tokens
-    track:Callable=lambda n: None, # called with 1 for each tar
-    held_out:int=HELD_OUT, # samples of validation, and of test; at most a tenth of all
-)->dict: # content of index.json, and what failed
-    "Index the tars in and below a folder."
+def index_folder(folder:str|Path, tokenizer=None, track:Callable=lambda n: None, held_out:int=HELD_OUT)->dict:
+    "Index the tars in and below a folder -> content of index.json, and what failed; `track(1)` after each."
     folder, failures, mark = Path(folder), _Failures(), _fingerprint_of(tokenizer)
     tars = sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*.tar'))
     if not tars: raise BuildError(f'{folder}: no tar in it')
