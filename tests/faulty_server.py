@@ -1,8 +1,8 @@
 """A server of files that fails as servers do. `python tests/faulty_server.py FOLDER` prints its port.
 
-An address is /FAULT-N.ID/NAME: the first N times that a piece of a tar is asked for under this ID (always, without
-N), the server fails in this way; everything else it does right. While there is a file `down`, the fault `down` is
-503. /requests answers how many requests came in.
+An address is /FAULT-N.ID/NAME: the first N times that a piece of a tar is asked for under this ID (always,
+without N), the server fails in this way; everything else it does right. While there is a file `down`, the
+fault `down` is 503. /requests answers how many requests came in.
 """
 import sys, time
 from collections import Counter
@@ -17,7 +17,8 @@ class Faulty(BaseHTTPRequestHandler):
 
     def answer(self, status, body, **headers):
         self.send_response(status)
-        for k, v in (dict(Content_Length=len(body)) | headers).items(): self.send_header(k.replace('_', '-'), str(v))
+        headers = dict(Content_Length=len(body)) | headers
+        for k, v in headers.items(): self.send_header(k.replace('_', '-'), str(v))
         self.end_headers()
         self.wfile.write(body)
 

@@ -248,7 +248,8 @@ def test_damaged_after_it_was_indexed(tmp_path, damage):
 @pytest.mark.parametrize('frames', (1, 3))
 def test_a_chat_that_shows_other_frames(tmp_path, frames):
     "Changed behind the index; a placeholder, not the end of a run."
-    damage = swap(b'"content": [{"type": "video", "frames": 2}', b'"content": [{"type": "video", "frames": %d}' % frames)
+    part = b'"content": [{"type": "video", "frames": %d}'
+    damage = swap(part % 2, part % frames)
     two = {'000.jpg': picture(), '001.jpg': picture(), 'json': TWO_SIZES}
     assert folder(tmp_path, ('bad', two), damage=damage) == []
     batch, counter = read(tmp_path)

@@ -1,4 +1,5 @@
-"""Each sample once per epoch through the real loader, for any workers, ranks and tokens per frame; exact resume."""
+"""Each sample once per epoch through the real loader, for any workers and ranks; exact resume; and the same
+samples for every number of tokens per frame."""
 import json
 from dataclasses import replace
 from itertools import product
@@ -83,7 +84,7 @@ LIMITS = dict(defaults=dict(), short=dict(max_tokens=30), left=dict(max_tokens=3
 
 @pytest.mark.parametrize('name', LIMITS)
 def test_every_model_reads_the_same(shards, name):
-    "Invariant 20: keys, updates and counts do not depend on the tokens of a frame, also where texts are too long."
+    "Invariant 20: keys, updates and counts do not depend on a frame's tokens, nor does what is too long."
     data, found = replace(DataConfig(), **LIMITS[name]), []
     for tokens_per_frame, workers in ((1, 0), (16, 2)):
         index = plan_index(shards, data, tokens_per_frame)

@@ -1,4 +1,4 @@
-"""Shards behind a server that fails in every way a server can: never a wrong sample, never a run lost to a hiccup."""
+"""Shards behind a server that fails in every way a server can: no wrong sample, no run lost to a hiccup."""
 import subprocess, sys, urllib.request
 from itertools import count
 from pathlib import Path
@@ -10,8 +10,8 @@ from fvlm.data import shards as module
 from fvlm.data.check import check_shards
 from fvlm.data.loader import Batches, SampleCounter, eval_batches, open_shards, plan_index, train_batches
 from fvlm.data.plan import Plan
-from fvlm.data.shards import (FrameSpec, ShardError, Shards, UnreachableError, fetch, fingerprint, index_shard,
-    write_index, write_shard)
+from fvlm.data.shards import (FrameSpec, ShardError, Shards, UnreachableError, fetch, fingerprint,
+    index_shard, write_index, write_shard)
 from fvlm.training import trainer
 from fvlm.world.backbones import build_backbones, tiny_tokenizer
 
@@ -26,7 +26,8 @@ def home(tmp_path_factory):
         Image.new('RGB', (16, 16), (20*i, 0, 255-20*i)).save(home/f'{i}.png')
         messages = [dict(role='user', content=[dict(type='image'), dict(type='text', text='which?')]),
                     dict(role='assistant', content=str(i))]
-        clips.append(dict(key=f'k{i}', source='s', split='train', chats=[dict(key=f'k{i}', messages=messages)],
+        clips.append(dict(key=f'k{i}', source='s', split='train',
+                          chats=[dict(key=f'k{i}', messages=messages)],
                           media=[dict(type='image', path=str(home/f'{i}.png'))]))
     folder = home/'shards'
     folder.mkdir()
@@ -47,7 +48,7 @@ def address(home):
 def impatient(monkeypatch, request):
     "No pauses, and short patience where a server is known to hang."
     monkeypatch.setattr(module, '_pause', lambda tries: None)
-    if 'hang' in request.node.name: monkeypatch.setattr(module, 'TIMEOUT', .5)
+    if 'hang' in request.node.name: monkeypatch.setattr(module, '_TIMEOUT', .5)
 
 
 def requests(address):
@@ -70,7 +71,8 @@ def train(folder, workers, retries=6, steps=4):
 
 
 # Faults after which the same samples come, and how often each of the ten reads is repeated.
-HARMLESS = {'none': 0, 'whole': 0, 'slow': 0, '503-1': 1, '503-3': 3, '429-2': 2, '408-1': 1, 'drop-2': 2, 'hang-1': 1}
+HARMLESS = {'none': 0, 'whole': 0, 'slow': 0, '503-1': 1, '503-3': 3, '429-2': 2, '408-1': 1, 'drop-2': 2,
+            'hang-1': 1}
 ids = count()
 
 @pytest.mark.parametrize('workers', (0, 2))
@@ -96,13 +98,13 @@ def test_fsspec_after_a_fork(home, address, workers, monkeypatch):
 
 
 # What a server does wrong for ever: each sample is refused with a reason, at once, and none is another one.
-LASTING = {'404': 'HTTPError: 404', '403': 'HTTPError: 403', 'first': 'the server sent', 'nameless': "'no range'",
-           'short': 'where the index has'}
+LASTING = {'404': 'HTTPError: 404', '403': 'HTTPError: 403', 'first': 'the server sent',
+           'nameless': "'no range'", 'short': 'where the index has'}
 
 @pytest.mark.parametrize('fault', LASTING)
 def test_never_a_wrong_sample(home, address, fault):
-    shards, right, asked = Shards(f'{address}/{fault}', cache_bytes=0), contents(Shards(home)), requests(address)
-    refused = 0
+    shards, right = Shards(f'{address}/{fault}', cache_bytes=0), contents(Shards(home))
+    asked, refused = requests(address), 0
     for i in range(N):
         try: s = shards[i]
         except ShardError as e:
@@ -127,7 +129,7 @@ def test_fsspec_never_gives_a_wrong_sample(home, address, monkeypatch):
 
 
 def test_a_large_file_is_not_read_for_a_piece(home, address, monkeypatch):
-    monkeypatch.setattr(module, 'MAX_WHOLE', 9000)
+    monkeypatch.setattr(module, '_MAX_WHOLE', 9000)
     with pytest.raises(ShardError, match=f'{address}/whole/0.tar: the server ignores Range'):
         Shards(f'{address}/whole')[0]
     assert len(fetch(f'{address}/whole/0.tar')) > 9000  # all of it was asked for
@@ -143,11 +145,12 @@ def test_a_server_that_stays_away_ends_the_run(address, fault, workers):
 
 
 def test_the_same_command_goes_on(home, address, tmp_path, monkeypatch):
-    "The server goes away after update 3 of 6: one line, the checkpoint whole; then the run that was never stopped."
+    "The server goes away after update 3 of 6: one line, no harm; then the run is as if it was never stopped."
     build_backbones(tmp_path/'backbones', steps=1)
     language, vision = tmp_path/'backbones/language', tmp_path/'backbones/vision'
     def run(name, folder):
-        cfg = Config(name, out=str(tmp_path/name), model=ModelConfig(vision=str(vision), language=str(language)),
+        cfg = Config(name, out=str(tmp_path/name),
+            model=ModelConfig(vision=str(vision), language=str(language)),
             data=DataConfig(shards=folder, frame_size=40, text_share=0, retries=2, cache_mb=0),
             train=TrainConfig(steps=6, batch_size=4, save_every=1), log=LogConfig(wandb=False))
         trainer.train(cfg)
@@ -185,9 +188,11 @@ def test_the_index_is_read_again_too(home, monkeypatch):
 def test_evaluation_reads_again(home, address):
     shards = Shards(f'{address}/503-2.{next(ids)}')
     counter = SampleCounter(shards.names['sources'])
-    keys = [m['key'] for b in eval_batches(shards, TOKENIZER, DataConfig(), counter=counter) for m in b['meta']]
+    batches = eval_batches(shards, TOKENIZER, DataConfig(), counter=counter)
+    keys = [m['key'] for b in batches for m in b['meta']]
     assert sorted(keys) == [f'k{i}' for i in range(N)] and counter.retries == 2*N
-    with pytest.raises(UnreachableError): list(eval_batches(Shards(f'{address}/503', retries=1), TOKENIZER, DataConfig()))
+    away = Shards(f'{address}/503', retries=1)
+    with pytest.raises(UnreachableError): list(eval_batches(away, TOKENIZER, DataConfig()))
 
 
 def test_what_the_install_brings(address):
