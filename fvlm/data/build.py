@@ -354,6 +354,11 @@ def _finish_build(folder, names, failures, changed, bad, max_bad, about): # chan
     raise BuildError(f'{folder}: {why}; {mend}; see {lost}')
 
 # %% ../../nbs/1_data/05_build.ipynb #f3310fec
+def _spec_of(folder): # of the build that made it, if one did
+    try: about = json.loads((folder/'build.json').read_text())
+    except (OSError, ValueError): return {}
+    return dict(spec={k:about[k] for k in asdict(FrameSpec())}) if 'per_shard' in about else {}
+
 def index_folder(folder:str|Path, tokenizer=None, track:Callable=lambda n: None, held_out:int=HELD_OUT)->dict:
     "Index the tars in and below a folder -> content of index.json, and what failed; `track(1)` after each."
     folder, failures, mark = Path(folder), _Failures(), _fingerprint_of(tokenizer)
@@ -367,7 +372,7 @@ def index_folder(folder:str|Path, tokenizer=None, track:Callable=lambda n: None,
             for b in bad: failures.add(b['key'], name, b['why'], _kind_of(b['why'], [folder/name]))
             track(1)
             yield name, [r for r in rows if isinstance(r['task'], str)]
-    about = write_index(folder, rows_of_tars(), held_out, tokenizer=mark)
+    about = write_index(folder, rows_of_tars(), held_out, tokenizer=mark, **_spec_of(folder))
     if about['samples']: return about | failures.report()
     raise BuildError(f'{folder}: no sample in {len(tars)} tars ({failures})')
 
