@@ -112,14 +112,15 @@ def answer_text(
     tiny:bool=False, # add a note about the tiny checkpoint
 )->str: # several lines
     "An answer for people."
-    T, tenths = len(a.times_T), len(a.times_T)>1 and np.diff(a.times_T).min()<.999
+    T, tenths = len(a.times_T), len(a.times_T)>1 and 0<np.diff(a.times_T).min()<.999
     def clock(seconds): # 75.5 -> 1:15 or 1:15.5
         return f'{int(seconds//60)}:' + (f'{seconds%60:04.1f}' if tenths else f'{int(seconds%60):02}')
-    span = clock(a.times_T[0]) + (f' to {clock(a.times_T[-1])}' if T>1 else '')
+    shown = f'{T} frame{"s"*(T!=1)}, {clock(a.times_T[0])}' + (f' to {clock(a.times_T[-1])}' if T>1 else '')
+    if T>1 and not np.diff(a.times_T).any(): shown = f'a still image, shown {T} times'
     sure = 'sure' if a.probability>=.5 else 'unsure'
     cut = '' if a.ended else f'; cut after {len(a.tokens)} tokens'
     lines = [a.text or '(nothing)', f'{sure}: {100*a.probability:.0f} %{cut}',
-        f'{T} frame{"s"*(T!=1)}, {span}, in {a.seconds:.2f} s', *(_place_lines(a, clock) if a.looks else ())]
+        f'{shown}, in {a.seconds:.2f} s', *(_place_lines(a, clock) if a.looks else ())]
     if tiny: lines.append('note: tiny knows only coloured shapes; about other clips it guesses')
     return '\n'.join(lines)
 

@@ -30,7 +30,7 @@ MODES = ('coarse', 'fine', 'autoregressive')
 
 def _check_config(c): # refuse what cannot be
     for name in ('query_weights','first_query','visual_norm','mode','order'):
-        if (value:=getattr(c, name)) not in (choices:=get_args(type(c).__annotations__[name])):
+        if (value:=getattr(c, name)) not in (choices:=get_args(FoveatedConfig.__annotations__[name])):
             raise ValueError(f"{name}='{value}': choose from {', '.join(choices)}")
     for name in ('frame_size','fps','max_frames','image_frames'):
         if not getattr(c, name)>0: raise ValueError(f'{name}={getattr(c, name)}: set more than 0')

@@ -41,12 +41,9 @@ def cross_entropy_sum(
     fused:bool=_Options is not None, # torch's own function
 )->Tensor: # scalar, nats, **summed** over tokens
     "Cross-entropy, summed over tokens."
-    h_AH = h_AH.to((h_AH[:0]@h_AH[:0].T).dtype) # under autocast 16 bits, like any product
+    if fused: h_AH = _widen(h_AH) # it adds in the type of the states
     weight_VH = weight_VH.to(h_AH.dtype)
-    if fused:
-        reduction = 'none' if h_AH.dtype.itemsize<4 else 'sum' # a sum in 16 bits would be rounded
-        return _widen(F.linear_cross_entropy(h_AH, weight_VH, target_A, reduction=reduction,
-                                             options=_Options())).sum()
+    if fused: return F.linear_cross_entropy(h_AH, weight_VH, target_A, reduction='sum', options=_Options())
     parts = zip(h_AH.split(chunk), target_A.split(chunk))
     return sum((checkpoint(_chunk_sum, h, weight_VH, t, use_reentrant=False) for h,t in parts),
                _widen(h_AH.new_zeros(())))
