@@ -893,8 +893,8 @@ def child_pids(
     return []
 
 def stuck_disk(after): # readers whose disk does not answer any more, after so many samples
-    return replaced(shards_module, 'fetch', lambda i, real, *a: (time.sleep(10**6) if i==after else None,
-        real(*a))[1])
+    return replaced(shards_module, 'fetch', lambda i, real, *a, **k: (
+        time.sleep(10**6) if i==after else None, real(*a, **k))[1])
 
 def hurt_worker(
     folder:Path, # of the drill
