@@ -275,7 +275,7 @@ def test_one_statement_a_line():
 def test_package_is_small():
     sizes = {p: p.stat().st_size for p in python_files('fvlm')}
     bad = [f'{rel(p)}: {n/1000:.1f} KB of at most 32' for p, n in sizes.items() if n > 32_000]
-    if (total := sum(sizes.values())) > 530_000: bad.append(f"fvlm: {total/1000:.0f} KB of at most 530")
+    if (total := sum(sizes.values())) > 545_000: bad.append(f"fvlm: {total/1000:.0f} KB of at most 545")
     core = sum(len((ROOT/f'fvlm/model/{m}.py').read_text().splitlines()) for m in CORE)
     if core > 950: bad.append(f'core of fvlm/model: {core} lines of at most 950')
     none(bad)

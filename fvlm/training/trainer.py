@@ -370,7 +370,8 @@ def sample_keys(self:Run)->str: # of the coming update, with spaces between them
 @patch
 def _largest_batch(self:Run, plan): # the micro-batch that needs most memory, of up to 300 spread updates
     steps = np.unique(np.linspace(self.step, max(self.cfg.train.steps-1, self.step), 300).astype(int))
-    return max((m for s in steps for m in plan.micro(int(s), self.procs.ranks)),
+    some = (m for s in steps for m in plan.micro(int(s), self.procs.ranks))
+    return max((*map(np.atleast_1d, plan.largest), *some),
         key=lambda m: (plan.frames[m].sum(), plan.lengths[m].max()*len(m)))
 
 @patch
