@@ -28,7 +28,8 @@ FOLDER = Path(__file__).resolve().parent.parent/'configs'/'ablations'
 
 
 def main():
-    parser = argparse.ArgumentParser(description='Fourteen runs that differ from a baseline in one thing each.')
+    about = 'Fourteen runs that differ from a baseline in one thing each.'
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument('--base', type=Path, default=FOLDER/'tiny.yaml',
         help='baseline (default configs/ablations/tiny.yaml)')
     parser.add_argument('--only', nargs='+', default=list(ABLATIONS), metavar='RUN',

@@ -52,7 +52,8 @@ def test_all_ablations(tiny):
     modes = rows.groupby('run')['mode'].agg(set)
     for n in ABLATIONS:
         assert modes[n]-{'text'} == ({'coarse'} if n in ('A6', 'B1') else {'coarse', 'fine'}), n
-    assert set(rows.run) == set(ABLATIONS) and len(result['summary']) == len(ABLATIONS) and rows.loss.notna().all()
+    assert set(rows.run) == set(ABLATIONS) and len(result['summary']) == len(ABLATIONS)
+    assert rows.loss.notna().all()
     lr = rows.groupby('run')[['lr_connector', 'lr_vision', 'lr_language']].max().isna()
     assert lr.loc['F1'].tolist() == [False, True, True] and lr.loc['F2'].tolist() == [False, False, True]
 
