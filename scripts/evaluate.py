@@ -4,8 +4,8 @@
     python scripts/evaluate.py tiny outputs/speedrun/shards/lookup --out outputs/tiny.json --samples 300
     torchrun --nproc_per_node=8 scripts/evaluate.py outputs/stage3/model data/cauldron --out outputs/all.json
 
-Frames and their order are as the model was trained. Writes FILE as JSON, with code and machine, and beside it the
-same numbers as a table (.csv); what could not be scored is counted in both.
+Frames and their order are as the model was trained. Writes FILE as JSON, with code and machine, and beside
+it the same numbers as a table (.csv); what could not be scored is counted in both.
 """
 import argparse, sys
 from pathlib import Path
