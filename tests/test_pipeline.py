@@ -135,7 +135,7 @@ def test_stopped_killed_and_finished(home):
     assert [(r['mode'], r['n']) for r in found['results']] == [('coarse', 8), ('fine', 8)]
     assert found['info']['cpu'] and found['paired'][0]['n'] == 8
     page = (home/'run/report.html').read_text()
-    assert 'fine against coarse' in page and page.count('data:image/png') == 1 and 'What it took' in page
+    assert 'fine against coarse' in page and page.count('data:image/png') == 2 and 'What it took' in page
 
 
 def test_one_variable_moves_all_caches(home):
