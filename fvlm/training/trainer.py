@@ -59,8 +59,9 @@ def make_plan(
     "The order of samples of a run."
     t, d = cfg.train, cfg.data
     if (t.token_budget or d.window) and shards.tokenizer!=fingerprint(tokenizer):
-        raise ShardError(f"{d.shards}: tokens were counted with another tokenizer than the model's; "
-            'run `fvlm data index` with it, or set train.token_budget=0 and data.window=0')
+        counted = "counted with another tokenizer than the model's" if shards.tokenizer else 'not counted'
+        raise ShardError(f'{d.shards}: tokens were {counted}; run `fvlm data index FOLDER --tokenizer '
+            'MODEL`, or set train.token_budget=0 and data.window=0')
     try: mix = {name:float(weight) for name,_,weight in (m.rpartition('=') for m in d.mix)}
     except ValueError:
         raise ConfigError(f"data.mix: '{', '.join(d.mix)}'; write [openvid=2, webvid=1]") from None
@@ -174,7 +175,8 @@ def _mean_row(sums, batch_size): # nats per token, seconds, share of time waitin
         tokens_per_second=sums['tokens']/seconds)
     fine, coarse = sums['loss_measured'], sums['coarse']
     if not (fine and coarse): return row
-    return row|dict(coarse_loss=coarse/sums['tokens_measured'], ratio=coarse/fine, improvement=1-fine/coarse)
+    nats = {k:v/sums['tokens_measured'] for k,v in (('fine_loss',fine), ('coarse_loss',coarse))}
+    return row|nats|dict(ratio=coarse/fine, improvement=1-fine/coarse)
 
 # %% ../../nbs/4_training/06_trainer.ipynb #bfe7764c
 @dataclass
@@ -196,6 +198,8 @@ class Run:
     counter:SampleCounter=None # what this process has read
     writer:CheckpointWriter=None # of checkpoints
     reads:int=0 # how often a device was read
+    sums:Counter=field(default_factory=Counter) # of the updates since the last row of the log
+    failed:Exception=None # what went wrong in an evaluation
 
     @property
     def out(self): return Path(self.cfg.out)
@@ -245,6 +249,7 @@ def prepare_run(
     if checkpoint: run.resume(checkpoint)
     run.state['plan'] = plan.state(0)
     if sharded: run.shard()
+    run.sums.update(run.state.get('sums', {}))
     run.spike_guard = SpikeGuard(cfg.train.spike, run.state.get('spikes'))
     run.counter = SampleCounter(shards.names['sources'], run.state.get('read') if procs.rank==0 else None)
     run.writer = CheckpointWriter(lambda: procs.heartbeat('writing a checkpoint'))
@@ -439,6 +444,9 @@ def evaluate(self:Run, tracker, evaluate, stop):
     self.model.eval()
     try: found = evaluate(self.model, self.tokenizer, self.cfg, replace(procs, check=check)) or {}
     except Stopped: found = None
+    except Exception as e:
+        found, self.failed = None, e
+        if procs.store: procs.store.set('stop', '')
     finally: hook.remove()
     self.model.train()
     procs.align()
@@ -491,7 +499,7 @@ def write(self:Run, folder, state, optimizer, keep): # a checkpoint, in the back
 @patch
 def save(self:Run): # a checkpoint
     self.read_counts()
-    self.state['spikes'] = self.spike_guard.state
+    self.state.update(spikes=self.spike_guard.state, sums=dict(self.sums))
     self.write(self.out/'checkpoints', self.state, self.optimizer, self.cfg.train.keep)
 
 # %% ../../nbs/4_training/06_trainer.ipynb #9986a2a7
@@ -543,17 +551,18 @@ def train_step(self:Run, updates, sums, tracker, dtype)->float|None: # the loss,
 @patch
 def loop(self:Run, tracker, evaluate, stop, bar):
     "All updates that are left, with their evaluations and checkpoints."
-    t, sums = self.cfg.train, Counter()
+    t = self.cfg.train
     dtype = compute_dtype(t.precision, self.procs.device)
     if self.procs.device!='cpu': self.fit_micro_batch(dtype)
     start = lambda: _iter_updates(self.cfg, self.shards, self.plan, self.tokenizer, self.procs, self.step)
     updates, plan = start(), self.plan
     if evaluate and self.state.get('evaluation_pending'):
         self.evaluate(tracker, evaluate, stop)
+        if self.failed: raise self.failed
         self.save()
     while self.step<t.steps:
         if plan is not self.plan: updates, plan = start(), self.plan # fewer samples at a time
-        try: loss = self.train_step(updates, sums, tracker, dtype)
+        try: loss = self.train_step(updates, self.sums, tracker, dtype)
         except MemoryRefusal:
             self.save()
             self.wait_for_disk()
@@ -566,10 +575,15 @@ def loop(self:Run, tracker, evaluate, stop, bar):
         if pending or (self.procs.in_any(stop.requested) and self.step<t.steps):
             if not saved: self.save()
             self.wait_for_disk()
-            raise Stopped(f'{self.out} was asked to stop and has saved update {self.step} of {t.steps}; '
-                'the same command goes on')
+            raise self.failed or Stopped(f'{self.out} was asked to stop and has saved update {self.step} of '
+                f'{t.steps}; the same command goes on')
 
 # %% ../../nbs/4_training/06_trainer.ipynb #32a8c9ce
+def _has_validation(cfg):
+    try: return bool(len(open_shards(cfg.data, 'validation')))
+    except ShardError as e:
+        if 'no sample in the split' not in str(e): raise
+
 def train(
     cfg:Config, # of the run
     evaluate:Callable=None, # `(model, tokenizer, cfg, procs) -> dict`, the same on all ranks
@@ -582,6 +596,9 @@ def train(
         procs.on_rank_0(lambda: _check_folder(cfg), 'the config')
         return json.loads(summary.read_text()) if procs.rank==0 else None
     run = prepare_run(cfg, procs)
+    if evaluate and not _has_validation(cfg):
+        evaluate, why = None, f'no held-out samples in {cfg.data.shards}, so nothing is evaluated'
+        if procs.rank==0: print(f'{cfg.name}: {why}')
     tracker = Tracker(cfg.out, to_dict(cfg), cfg.log.project, cfg.log.wandb, procs.rank, resume_step=run.step)
     bar = progress(cfg.train.steps, f'train {cfg.name}', initial=run.step, rank=procs.rank)
     errors = peer_errors(procs, lambda: f'update {run.step+1}')
