@@ -224,7 +224,8 @@ def run_build(o:Namespace)->int: # takes parsed `build_options`, returns the exi
           f"{many(r['shards'], 'shard')}: {many(r['frames'], 'frame')}, "
           f"{hours}{tokens}, {bytes_text(r['bytes'])}")
     _print_refused(r['kinds'])
-    print(f'the report is {o.out}/report.json; next: fvlm data check {o.out}')
+    print(f'the report is {o.out}/report.json; next: fvlm data check {o.out}'
+        + f' --tokenizer {o.tokenizer}'*bool(o.tokenizer))
     return 0
 
 # %% ../nbs/99_cli.ipynb #bb951793
@@ -250,10 +251,13 @@ def _check_options(parser):
         help='share of the clips whose frames are decoded (default 1: all)')
     parser.add_argument('--workers', type=number_option(least=0), default=0, metavar='N',
         help='processes (default 0: this one)')
+    parser.add_argument('--max-tokens', type=number_option(), default=1024, metavar='N',
+        help='most text tokens of a sample, as data.max_tokens (default 1024); needs --tokenizer')
 
 def _run_check(o):
     with progress(_count_tars(o.folder), 'checking', 'shard') as bar:
-        report = check_shards(o.folder, _data_tokenizer(o.tokenizer), o.decode, o.workers, bar.update)
+        report = check_shards(o.folder, _data_tokenizer(o.tokenizer), o.decode, o.workers, bar.update,
+            o.max_tokens)
     print(report)
     return 0 if report.ok else 1
 

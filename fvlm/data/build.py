@@ -337,7 +337,7 @@ def _finish_build(folder, names, failures, changed, bad, max_bad, about): # chan
         raise BuildError(f'{folder}: holds more shards than these clips make; choose another folder')
     if not changed and all(f.is_file() for f in made):
         old = json.loads(made[2].read_text())
-        if old['build']==name: return old
+        if old['build']==name and old['failed']<=max_bad*old['clips']: return old
     for b in bad: failures.add(str(b['key']), str(b.get('source', '')), b['why'])
     total = _collect_notes(folder, len(names), failures, about)
     report = total | failures.report() | dict(build=name)
@@ -409,7 +409,8 @@ def build_options(parser:ArgumentParser)->None:
             ('quality', number_option(most=95), 95, 'of the JPEGs'),
             ('per-shard', whole, 1000, 'clips in a shard'), ('limit', whole, None, 'most clips, for a trial'),
             ('max-bad', number_option(float, 0, 1), .05, 'share of clips that may fail'),
-            ('held-out', number_option(least=0), HELD_OUT, 'samples of validation, and of test'),
+            ('held-out', number_option(least=0), HELD_OUT,
+                'samples of validation, and of test, about; at most a tenth each'),
             ('workers', number_option(least=0), 0, 'processes; 0: this one')]:
         group = frames if name in ('fps','frames') else parser
         group.add_argument('--'+name, type=kind, default=default, help=f'{text} (default {default})')

@@ -540,7 +540,8 @@ def _guess_kind(path): # by the first record
     fits = [k for k,s in SOURCES.items() if s.fits(names)]
     if len(fits)==1: return fits[0]
     raise SourceError(f"its fields {', '.join(sorted(names))} fit {' and '.join(fits) or 'no format'}; "
-                      f"name the kind: {', '.join(fits or SOURCES)}", str(file))
+                      f"name the kind: {', '.join(fits or SOURCES)} (`fvlm data sources` lists their fields)",
+                      str(file))
 
 def clips_from(
     kind:str, # a key of `SOURCES`, or auto

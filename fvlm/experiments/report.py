@@ -455,7 +455,7 @@ def figure_ratio(result:dict)->plt.Figure: # of `smoke`, `curves` and `arms`
 def ratio_frame(result:dict)->pd.DataFrame: # of text
     "The last losses of each run that is trained to look, and what the second look brings."
     names = ['run', 'coarse loss is', 'fine', 'coarse', 'ratio', 'improvement', 'band']
-    lines, columns = [], ('loss','coarse_loss','ratio','improvement')
+    lines, columns = [], ('fine_loss','coarse_loss','ratio','improvement')
     for title,name,_,run in _dynamic_runs(result):
         seeds = [c for c in result['curves'] if (c['run'],c['event'])==(run,'train') and c.get('improvement')]
         known = [[x for x in zip(*(c[k] for k in columns)) if None not in x] for c in seeds]

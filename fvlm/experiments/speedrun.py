@@ -240,7 +240,7 @@ def _compare_arms(scores): # what the claim rests on, as far as these arms were 
     return [record for record in found if record]
 
 # %% ../../nbs/6_experiments/02_speedrun.ipynb #a7b8b65f
-_CURVES = {k:k for k in ('loss', 'coarse_loss', 'ratio', 'improvement')} | {
+_CURVES = {k:k for k in ('loss', 'fine_loss', 'coarse_loss', 'ratio', 'improvement')} | {
     f'{m}.{x}':f'{m}_{x}' for m in _MODES['fine'] for x in ('loss', 'accuracy')}
 
 def loss_curves(folder:Path, **labels)->list[dict]: # per event: these labels, step, losses, accuracies

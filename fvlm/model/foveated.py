@@ -454,12 +454,14 @@ AutoModelForImageTextToText.register(FoveatedConfig, FoveatedVLM)
 
 # %% ../../nbs/2_model/04_foveated.ipynb #ca834686
 def checkpoint_folder(name)->str:
-    "What transformers should load: a folder or a hub name; `tiny` is the checkpoint in the package."
+    "What to load: a folder, that of a run, or a hub name; `tiny` is the checkpoint in the package."
     folder = Path(__file__).parents[1]/'tiny' if str(name)=='tiny' else Path(name)
+    if (folder/'model'/'config.json').is_file(): folder /= 'model' # of a finished run
     if folder.is_dir() and not (folder/'config.json').is_file():
         raise FileNotFoundError(f'{name}: no config.json there, so this is no model; '
                                 'give the folder that save_pretrained wrote')
-    if not folder.exists() and (str(name)=='tiny' or folder.is_absolute() or str(name).startswith('.')):
+    is_local = str(name).startswith(('/','.')) or folder.parent.name and folder.parent.is_dir()
+    if not folder.exists() and (str(name)=='tiny' or is_local):
         raise FileNotFoundError(f'{name}: no such model folder')
     return str(folder)
 
