@@ -5,8 +5,8 @@
 
 `python scripts/speedrun.py --only data` makes the videos and backbones that `configs/tiny` names.
 A run that was interrupted continues. Asked to stop (SIGTERM, Ctrl-C), all processes save the same update and
-exit with 0 (torchrun itself reports a Ctrl-C as an error of its own, after they have saved). Every setting is a
-key of the config.
+exit with 0 (torchrun itself reports a Ctrl-C as an error of its own, after they have saved). Every setting
+is a key of the config.
 """
 import argparse, sys
 
