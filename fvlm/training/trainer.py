@@ -73,8 +73,10 @@ def open_data(
     cfg:Config, # of the run
     tokenizer, # of the model
 )->tuple: # shards and plan
-    "What a run reads, and in which order."
-    shards = open_shards(cfg.data)
+    "Samples and their order."
+    shards, d = open_shards(cfg.data), cfg.data
+    if shards.left_out(max_tokens=d.max_tokens, max_frames=d.max_frames, too_long=d.too_long).all():
+        raise ShardError(f'{d.shards}: every sample is too long; raise data.max_tokens or data.max_frames')
     return shards, make_plan(cfg, shards, tokenizer)
 
 # %% ../../nbs/4_training/06_trainer.ipynb #736b25f6
@@ -106,7 +108,7 @@ def accumulate(
     averaged:bool=False, # FSDP averages gradients over processes
     measure:bool=False, # the coarse loss, where it is not trained
 )->dict: # nats of this process, on the device: loss, coarse, loss_measured; tokens of all processes
-    "Accumulate the gradients of this process's part of an update."
+    "The gradients of this process's part of an update."
     device = procs.device
     tokens = torch.tensor(float(sum((b['labels'][:,1:]!=IGNORE).sum() for b in batches)))
     tokens = int(all_sum(tokens, procs.control))
@@ -138,10 +140,14 @@ def compute_dtype(
     return torch.bfloat16 if precision=='bf16' or (precision=='auto' and supported) else None
 
 # %% ../../nbs/4_training/06_trainer.ipynb #f018c847
+_FREE = {'data.retries','data.cache_mb','log.wandb','log.project'} | {f'train.{k}' for k in ('micro_batch',
+    'token_budget','frame_budget','checkpointing','workers','timeout','keep','parallel')} # change no result
+
 def _check_folder(cfg): # an error if its folder holds a run with another config
     out, saved = Path(cfg.out), Path(cfg.out)/'config.yaml'
     if saved.is_file() and (out/'metrics.jsonl').is_file():
         for key,(old,new) in diff_configs(load_config(saved), cfg).items():
+            if key in _FREE: continue
             raise ConfigError(f'{out} holds a run with {key}={old}, not {new}; choose another folder with '
                 'out=...')
     save_config(cfg, saved)
@@ -209,24 +215,29 @@ class Run:
     def trained(self): return [p for g in self.optimizer.param_groups for p in g['params']]
 
 # %% ../../nbs/4_training/06_trainer.ipynb #5052ee2a
+def _within(numbers, frames, most): # the first samples, as long as they have so many frames together
+    return numbers[:max(1, int(np.searchsorted(np.cumsum(frames[numbers]), most, 'right')))]
+
 def _digest(cfg): # of the settings that all processes must share
     settings = to_dict(cfg)|dict(out='', log={})
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 def _describe_data(config, cfg, shards): # what a user of the model must know
-    spec = shards.spec or {}
-    config.update(dict(frame_size=cfg.data.frame_size, image_frames=cfg.data.image_frames,
-        order=cfg.data.order, **{k:spec[v] for k,v in (('fps','fps'), ('max_frames','cap')) if v in spec}))
+    spec, d = shards.spec or {}, cfg.data
+    most = min(d.max_frames, spec.get('cap', d.max_frames))
+    config.update(dict(frame_size=d.frame_size, image_frames=d.image_frames, order=d.order, max_frames=most,
+        fps=spec.get('fps', config.fps), num_frames=spec.get('n') or 0))
 
 @patch
 def agree(self:Run, **facts):
-    "Compare step, weights and other facts with all processes."
+    "Compare step, weights and other facts."
     if self.procs.ranks>1: self.procs.agree(**facts, step=self.step, weights=checksum(self.model))
 
 @patch
 def calibrate(self:Run):
     "Centre and scale the visual tokens of a new model."
-    pixels = self.batches[self.plan.update(0)[:64]]['pixel_values_videos']
+    numbers = _within(self.plan.update(0)[:64], self.plan.frames, 256)
+    pixels = self.batches[numbers]['pixel_values_videos']
     if pixels is not None and len(pixels)>1: self.model.calibrate(pixels.to(self.model.device))
 
 # %% ../../nbs/4_training/06_trainer.ipynb #d70b4989
@@ -297,7 +308,7 @@ def _is_measured(step, cfg): # whether the coarse loss is computed although it i
 # %% ../../nbs/4_training/06_trainer.ipynb #d140543e
 @patch
 def backward(self:Run, batches, dtype=None)->dict: # nats of this process, on its device; tokens of all
-    "The gradient of an update, from the micro-batches of this process."
+    "The gradient of an update."
     procs, parts, sharded = self.procs, 1, self.sharded
     if sharded: batches = equalize_batches(batches, self.model, self.cfg.data.frame_size, procs)
     how = _refinements_at(self.step, self.cfg), dtype, sharded, _is_measured(self.step, self.cfg)
@@ -348,15 +359,15 @@ def optimizer_step(self:Run, sums, norms={})->tuple[dict,str]: # numbers; why it
         if not why: self.optimizer.step()
     except Exception as e:
         if not is_out_of_memory(e): raise
-        raise MemoryRefusal(f'{self.out}: no memory for the optimizer in update {self.step+1}; lower '
-            'train.micro_batch, or use more processes with train.parallel=fsdp') from None
+        raise TrainError(f'{self.out}: no memory for the optimizer in update {self.step+1}; start again with '
+            'a lower train.micro_batch, or with more processes and train.parallel=fsdp') from None
     self.optimizer.zero_grad()
     return numbers, why
 
 # %% ../../nbs/4_training/06_trainer.ipynb #d9c55201
 @patch
 def count_update(self:Run, why=''):
-    "One more update; too many refused in a row end the run."
+    "Too many refused in a row end the run."
     self.step += 1
     self.refused_in_a_row = self.refused_in_a_row+1 if why else 0
     self.state['refused'] += bool(why)
@@ -399,7 +410,7 @@ def _fits(self:Run, n, recompute, dtype): # does the largest batch, with so many
 # %% ../../nbs/4_training/06_trainer.ipynb #60e7d314
 @patch
 def fit_micro_batch(self:Run, dtype=None):
-    "Find how many samples fit at a time."
+    "How many samples fit at a time."
     t, known = self.cfg.train, self.state.get('memory', {})
     n = known.get('micro_batch') or t.micro_batch or -(-t.batch_size//self.procs.ranks)
     recompute = known.get('checkpointing', t.checkpointing)
@@ -460,10 +471,11 @@ def evaluate(self:Run, tracker, evaluate, stop):
 # %% ../../nbs/4_training/06_trainer.ipynb #e51aeaaa
 @patch
 def log_attention_health(self:Run, tracker):
-    "Log the health of attention on held-out clips, with an alarm if need be."
+    "Health of attention on held-out clips, with an alarm if need be."
     d, model = self.cfg.data, self.model
     shards = Shards(d.shards, 'validation', d.tasks, self.cfg.eval.samples)
-    numbers = np.flatnonzero(shards.column('frames'))[:16]
+    frames = shards.column('frames')
+    numbers = _within(np.flatnonzero(frames)[:16], frames, 128)
     if not (model.pooler.uses_query and len(numbers)): return
     b = Batches(shards, self.tokenizer, d, model.config.tokens_per_frame)[numbers]
     if b['pixel_values_videos'] is None: return
@@ -529,9 +541,9 @@ def train_step(self:Run, updates, sums, tracker, dtype)->float|None: # the loss,
     self.procs.heartbeat(f'update {self.step+1}')
     rates, batches = set_lr(self.optimizer, self.step, self.cfg.train), next(updates)
     waited = time.perf_counter()-start
+    one = self.backward(batches, dtype)
     for b in batches: self.counter.add(b)
     self.counter.check(self.cfg.data.max_bad)
-    one = self.backward(batches, dtype)
     row_due = (self.step+1)%self.cfg.train.log_every==0 or self.step+1==self.cfg.train.steps
     norms = {f'grad_norms.{g}':n for g,n in grad_norms(self.model).items()} if row_due else {}
     numbers, why = self.optimizer_step(one, norms)
@@ -543,14 +555,16 @@ def train_step(self:Run, updates, sums, tracker, dtype)->float|None: # the loss,
     if self.updates_here>_WARM_UP: # the first updates after a start do not count
         self.state['timed'] = [a+b for a,b in zip(self.state['timed'], (1, seconds, one['tokens']))]
     more = {k:v for k,v in numbers.items() if k.startswith('grad_norm')}
-    sums.update({k:v for k,v in numbers.items() if k not in more}, tokens=one['tokens'], seconds=seconds,
-        waited=waited, updates=1, tokens_measured=one['tokens']*bool(numbers['loss_measured']))
+    sums.update(seconds=seconds, waited=waited, updates=1)
+    if not why:
+        sums.update({k:v for k,v in numbers.items() if k not in more}, tokens=one['tokens'],
+            tokens_measured=one['tokens']*bool(numbers['loss_measured']))
     if row_due: return self.log(tracker, sums, lr=rates, **more)
 
 # %% ../../nbs/4_training/06_trainer.ipynb #d85bbe34
 @patch
 def loop(self:Run, tracker, evaluate, stop, bar):
-    "All updates that are left, with their evaluations and checkpoints."
+    "All updates that are left."
     t = self.cfg.train
     dtype = compute_dtype(t.precision, self.procs.device)
     if self.procs.device!='cpu': self.fit_micro_batch(dtype)
