@@ -220,6 +220,7 @@ def _usable(batches, numbers, counter): # encoded samples; the others are counte
         if _is_left_out(s['meta']): counter.count(s['meta'])
         else:
             if s['pixels'] is not None: size = s['pixels'].shape[2:]
+            s['meta']['sample'] = i # unique, as a key need not be
             yield s
 
 def _fits(rows, samples, token_budget, frame_budget): # into one batch

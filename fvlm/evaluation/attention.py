@@ -37,6 +37,7 @@ def model_clip(
     "Sample a clip as the model's training did."
     c = model.config
     if _still(path, str(path)) is not None: return load_clip(path, c.frame_size), n or c.image_frames
+    if fps is None: n = n or c.num_frames or None
     return load_clip(path, c.frame_size, n=n, fps=fps or c.fps, cap=c.max_frames), 0
 
 def question_batch(

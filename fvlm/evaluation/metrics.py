@@ -82,13 +82,19 @@ def _score_all(model, batches, modes, device, autocast, left_out): # rows of all
     finally:
         for m,was in training.items(): m.training = was
 
-def _table_of(rows): # each item once in each mode
+def _table_of(rows): # each item once in each mode, under a key that no other item has
     scores = pd.DataFrame(rows, columns=None if rows else ['key','mode'])
+    for field,longer in dict(source='{source}/{key}', sample='{key}#{sample}').items():
+        if field not in scores: continue
+        shared = scores.groupby('key')[field].transform('nunique')>1
+        scores.loc[shared,'key'] = [longer.format(**row) for row in scores[shared].to_dict('records')]
+    scores = scores.drop(columns='sample', errors='ignore')
     if (twice:=scores.duplicated(['key','mode'])).any():
         key, mode = scores.loc[twice, ['key','mode']].iloc[0]
         raise ValueError(f"item '{key}' was scored twice in mode '{mode}'; give every item its own key")
     return scores
 
+# %% ../../nbs/5_evaluation/01_metrics.ipynb #15616026
 def score(
     model:FoveatedVLM, # in evaluation mode for the time being
     batches, # dicts from `collate`, with `meta`: per row `key` and maybe source, task, group, chance, answer
@@ -277,7 +283,8 @@ def score_shards(
     mine = _score_part(model, tokenizer, shards, data, modes, train, track, part)
     parts = [mine] if alone else [json.loads(p) for p in procs.gather(json.dumps(mine), 'the scores')]
     place = dict(zip(MODES, range(len(MODES))))
-    rows = sorted((r for p in parts for r in p['rows']), key=lambda r: (r['key'], place.get(r['mode'], -1)))
+    order = lambda row: (row['key'], row['sample'], place.get(row['mode'], -1))
+    rows = sorted((r for p in parts for r in p['rows']), key=order)
     keys = sorted(k for p in parts for k in p['too_large'])
     if keys: print(f"left out, too large for memory: {len(keys)} samples, such as {', '.join(keys[:5])}")
     counts = {k:sum(p[k] for p in parts) for k in ('bad','too_long')}

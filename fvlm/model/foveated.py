@@ -32,8 +32,8 @@ def _check_config(c): # refuse what cannot be
     for name in ('query_weights','first_query','visual_norm','mode','order'):
         if (value:=getattr(c, name)) not in (choices:=get_args(FoveatedConfig.__annotations__[name])):
             raise ValueError(f"{name}='{value}': choose from {', '.join(choices)}")
-    for name in ('frame_size','fps','max_frames','image_frames'):
-        if not getattr(c, name)>0: raise ValueError(f'{name}={getattr(c, name)}: set more than 0')
+    for name,least in dict(frame_size=1, fps=1e-6, max_frames=1, num_frames=0, image_frames=1).items():
+        if not getattr(c, name)>=least: raise ValueError(f'{name}={getattr(c, name)}: set at least {least}')
     if c.frame_size%(side:=c.vision_config.patch_size):
         raise ValueError(f'frame_size={c.frame_size} does not divide into patches of {side} pixels')
     if c.query_weights=='own' and c.pooler!='deep':
@@ -44,8 +44,7 @@ def _check_config(c): # refuse what cannot be
 # %% ../../nbs/2_model/04_foveated.ipynb #213d9b62
 class FoveatedConfig(PreTrainedConfig):
     "What a `FoveatedVLM` is made of."
-    model_type = 'fvlm'
-    sub_configs = dict(vision_config=AutoConfig, text_config=AutoConfig)
+    model_type, sub_configs = 'fvlm', dict(vision_config=AutoConfig, text_config=AutoConfig)
 
     vision_config: dict | PreTrainedConfig | None = None # of the ViT; default DINOv2
     text_config: dict | PreTrainedConfig | None = None # of the LLM; default Llama
@@ -61,6 +60,7 @@ class FoveatedConfig(PreTrainedConfig):
     frame_size: int = 0 # side of the frames it is trained on, pixels; 0 means the ViT's `image_size`
     fps: float = 1. # of the videos it is trained on
     max_frames: int = 64 # of a video
+    num_frames: int = 0 # of a video, whatever its length; 0: by fps
     order: Literal[_ORDERS] = 'question_first' # of question and frames
     image_frames: int = 1 # slots for a still image
     tie_word_embeddings: bool = True
