@@ -73,7 +73,7 @@ def answer(
     clip_path:str|Path, question:str, # a video or a still image, and what to ask
     mode:str=None, # coarse, fine or autoregressive; default: the mode the model was trained for
     n:int=None, # number of frames; overrides `fps`
-    fps:float=None, # frames per second, up to the model's `max_frames`; default: as trained
+    fps:float=None, # frames per second, up to the model's `max_frames`; default of both: as trained
     order:str=None, # question_first or video_first; default: as trained
     max_tokens:int=32, # longest answer; it also ends where the model's context does
 )->Answer:
@@ -149,7 +149,7 @@ def _ask_options(parser):
     frames = parser.add_mutually_exclusive_group()
     frames.add_argument('--frames', type=number_option(), metavar='N', help='number of frames, spread evenly')
     frames.add_argument('--fps', type=number_option(float, 1e-6), metavar='F',
-        help="frames per second, up to the model's largest number (default: the model's own)")
+        help="frames per second, up to the model's largest number (default of both: the model's own)")
     add('--order', choices=('question_first','video_first'),
         help="what the model reads first (default: the model's own)")
     add('--looks', type=_picture_path, metavar='FILE', help='draw where it looked to a .png or .gif')
