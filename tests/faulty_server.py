@@ -1,15 +1,23 @@
 """A server of files that fails as servers do. `python tests/faulty_server.py FOLDER` prints its port.
 
 An address is /FAULT-N.ID/NAME: the first N times that a piece of a tar is asked for under this ID (always,
-without N), the server fails in this way; everything else it does right. While there is a file `down`, the
-fault `down` is 503. /requests answers how many requests came in.
+without N), the server fails in this way; everything else it does right. (`lie`: the bytes of the next sample
+of the tar with the headers of the one that was asked for, from the offsets in FOLDER/index.npy.) While there
+is a file `down`, the fault `down` is 503. /requests answers how many requests came in.
 """
 import sys, time
+import numpy as np
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 FOLDER, asked = Path(sys.argv[1]), Counter()
+
+def next_sample(name, start, size):
+    rows = np.load(FOLDER/'index.npy')
+    offsets = rows['offset'][rows['shard'] == int(name.partition('.')[0])].tolist()
+    other = offsets[(offsets.index(start)+1) % len(offsets)]
+    return (FOLDER/name).read_bytes()[other:other+size]
 
 class Faulty(BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
@@ -41,6 +49,7 @@ class Faulty(BaseHTTPRequestHandler):
             if fault == 'first': start, end = 0, end-start
             whole, data, status = len(data), data[start:None if end is None else end+1], 206
             if fault == 'short': data = data[:-512]
+            if fault == 'lie': data = next_sample(name, start, len(data))
             headers = dict(Content_Range=f'bytes {start}-{start+len(data)-1}/{whole}')
         if fault == 'nameless': headers = {}
         if fault == 'down' and (FOLDER/'down').exists(): fault = '503'
@@ -49,6 +58,18 @@ class Faulty(BaseHTTPRequestHandler):
         if fault == 'drop':
             self.answer(status, data[:len(data)//2], Content_Length=len(data), **headers)
             self.close_connection = True
+        elif fault in ('unsaid', 'drip'):  # a body of no announced length: half of it, or a byte now and then
+            self.send_response(status)
+            for k, v in headers.items(): self.send_header(k.replace('_', '-'), v)
+            if fault == 'drip': self.send_header('Content-Length', str(len(data)))
+            else: self.send_header('Connection', 'close')
+            self.end_headers()
+            if fault == 'unsaid': return self.wfile.write(data[:len(data)//2])
+            try:
+                for i in range(len(data)):
+                    self.wfile.write(data[i:i+1])
+                    time.sleep(.1)
+            except OSError: self.close_connection = True  # nobody waited for the end
         elif fault == 'slow':
             self.answer(status, b'', Content_Length=len(data), **headers)
             for i in range(0, len(data), 1000):

@@ -314,6 +314,11 @@ def half(path):
     video(path, 60, rate=10)
     path.write_bytes(path.read_bytes()[:1500])
 
+def animation(format):
+    out, first = io.BytesIO(), Image.new('RGB', (40, 40))
+    first.save(out, format, save_all=True, append_images=[Image.new('RGB', (40, 40), 'red')], duration=1000)
+    return out.getvalue()
+
 SECRET = 'file:///etc/hostname'
 PLAYLIST = f'#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{SECRET}\n#EXT-X-ENDLIST\n'
 VIDEOS = {
@@ -330,6 +335,8 @@ VIDEOS = {
     'tiff cut short': lambda p: p.write_bytes(picture((400, 400), format='TIFF')[:9000]),
     'tiff of fractions': lambda p: p.write_bytes(picture(mode='F', format='TIFF')),
     'bmp of 60k by 60k': lambda p: p.write_bytes(bmp_header(60000, 60000)),
+    'animated webp': lambda p: p.write_bytes(animation('WEBP')),
+    'animated png': lambda p: p.write_bytes(animation('PNG')),
     'gif cut short': lambda p: p.write_bytes(picture((400, 400), 'P', 'GIF')[:100]),
 }
 
@@ -347,6 +354,19 @@ def test_videos_that_cannot_be_cut(tmp_path, name):
     (failed,) = write_shard(tmp_path/'00000.tar', clips, FrameSpec(40))
     assert failed['key'] == 'bad' and str(path) in failed['why'] and '\n' not in failed['why']
     assert [r['key'] for r in index_shard(tmp_path/'00000.tar')] == ['fine']
+
+
+@pytest.mark.parametrize('format', ('WEBP', 'PNG'))
+def test_an_animation_as_an_image(tmp_path, format):
+    "Its first frame; only as a video it is refused."
+    path = tmp_path/'a.png'
+    path.write_bytes(animation(format))
+    clip = video_clip('a', path)
+    (failed,) = write_shard(tmp_path/'video.tar', [clip], FrameSpec(40))
+    assert failed['why'] == f'{path}: an animated {format}; convert it to mp4 or GIF'
+    clip['media'][0]['type'] = 'image'
+    assert write_shard(tmp_path/'image.tar', [clip], FrameSpec(40)) == []
+    assert index_shard(tmp_path/'image.tar')[0]['frames'] == 1
 
 
 ADDRESSES = 'pipe:cat /etc/hostname', 'http://localhost:1/x.mp4', 'concat:a.mp4|b.mp4', 'file:/etc/hostname'

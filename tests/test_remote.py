@@ -2,7 +2,7 @@
 import subprocess, sys, urllib.request
 from itertools import count
 from pathlib import Path
-import pytest, torch
+import numpy as np, pytest, torch
 from PIL import Image
 from safetensors.torch import load_file
 from fvlm.config import Config, DataConfig, LogConfig, ModelConfig, TrainConfig
@@ -48,7 +48,7 @@ def address(home):
 def impatient(monkeypatch, request):
     "No pauses, and short patience where a server is known to hang."
     monkeypatch.setattr(module, '_pause', lambda tries: None)
-    if 'hang' in request.node.name: monkeypatch.setattr(module, '_TIMEOUT', .5)
+    if any(f in request.node.name for f in ('hang', 'drip')): monkeypatch.setattr(module, '_TIMEOUT', .5)
 
 
 def requests(address):
@@ -72,7 +72,7 @@ def train(folder, workers, retries=6, steps=4):
 
 # Faults after which the same samples come, and how often each of the ten reads is repeated.
 HARMLESS = {'none': 0, 'whole': 0, 'slow': 0, '503-1': 1, '503-3': 3, '429-2': 2, '408-1': 1, 'drop-2': 2,
-            'hang-1': 1}
+            'hang-1': 1, 'drip-1': 1, 'unsaid-2': 2}
 ids = count()
 
 @pytest.mark.parametrize('workers', (0, 2))
@@ -84,7 +84,7 @@ def test_the_same_samples(home, address, fault, workers):
     assert found == expected and len(set(sum((keys for keys, _ in found), []))) == N
     assert remote.counts.tolist() == counter.counts.tolist()
     assert counter.retries == 0
-    if fault != 'hang-1': assert remote.retries == N*HARMLESS[fault]
+    if fault not in ('hang-1', 'drip-1'): assert remote.retries == N*HARMLESS[fault]
     else: assert remote.retries >= N  # more on a machine that is busy
 
 
@@ -99,7 +99,7 @@ def test_fsspec_after_a_fork(home, address, workers, monkeypatch):
 
 # What a server does wrong for ever: each sample is refused with a reason, at once, and none is another one.
 LASTING = {'404': 'HTTPError: 404', '403': 'HTTPError: 403', 'first': 'the server sent',
-           'nameless': "'no range'", 'short': 'where the index has'}
+           'nameless': "'no range'", 'short': 'where the index has', 'lie': "holds sample 'k"}
 
 @pytest.mark.parametrize('fault', LASTING)
 def test_never_a_wrong_sample(home, address, fault):
@@ -119,6 +119,29 @@ def test_never_a_wrong_sample(home, address, fault):
     assert sum('bad' in m for m in batch['meta']) == refused
 
 
+def test_an_index_of_before(home, address, tmp_path):
+    "It has no keys: it is read and checked as before, and nothing is compared."
+    for p in home.iterdir(): (tmp_path/p.name).write_bytes(p.read_bytes())
+    old = np.array([r[:-1] for r in np.load(home/'index.npy').tolist()], module.ROW.descr[:-1])
+    np.save(tmp_path/'index.npy', old)
+    assert contents(Shards(tmp_path)) == contents(Shards(home))
+    assert contents(Shards(f'{tmp_path},{home}')) == 2*contents(Shards(home))
+    assert check_shards(tmp_path, TOKENIZER).ok
+
+
+def test_a_tar_exchanged_under_an_index(home, tmp_path):
+    "By one with other samples of the same lengths: none is taken for another, and the check says so."
+    for old, new in zip('01', '10'): (tmp_path/f'{new}.tar').write_bytes((home/f'{old}.tar').read_bytes())
+    for name in ('index.npy', 'index.json'): (tmp_path/name).write_bytes((home/name).read_bytes())
+    shards = Shards(tmp_path)
+    for i in range(N):
+        says = f"{tmp_path}/[01].tar at byte .*: holds sample 'k.', not the one of the index"
+        with pytest.raises(ShardError, match=says): shards[i]
+    assert not shards.cache  # nothing of it is kept
+    report = check_shards(tmp_path, TOKENIZER)
+    assert report.reasons['row differs'] == N and "key 'k1' in the shard" in str(report.findings)
+
+
 def test_fsspec_never_gives_a_wrong_sample(home, address, monkeypatch):
     "A server that ignores Range, read by fsspec: an error."
     monkeypatch.setattr(module, '_read_http', module._read_address)
@@ -136,7 +159,7 @@ def test_a_large_file_is_not_read_for_a_piece(home, address, monkeypatch):
 
 
 @pytest.mark.parametrize('workers', (0, 2))
-@pytest.mark.parametrize('fault', ('503', 'hang', 'drop'))
+@pytest.mark.parametrize('fault', ('503', 'hang', 'drop', 'drip', 'unsaid'))
 def test_a_server_that_stays_away_ends_the_run(address, fault, workers):
     "In one line, and not by ten placeholders."
     with pytest.raises(UnreachableError) as e: train(f'{address}/{fault}', workers, retries=1)

@@ -18,9 +18,9 @@ from fastcore.basics import patch
 from PIL import Image
 from .build import open_engine
 from .chat import ChatError, TooLong, encode_chat, tidy
-from fvlm.data.shards import (MAX_CLIP, MAX_MEMBERS, ROW, SPLITS, ShardError, announce, chats_of,
-    content_of, count_tokens, fetch, fingerprint, from_jpeg, messages_of, read_members, safe_member, shown_in,
-    split_of)
+from .shards import (MAX_CLIP, MAX_MEMBERS, ROW, SPLITS, ShardError, announce, as_rows,
+    chats_of, content_of, count_tokens, fetch, fingerprint, from_jpeg, key_hash, messages_of, read_members,
+    safe_member, shown_in, split_of)
 from .sources import walk_tar
 
 # %% ../../nbs/1_data/08_check.ipynb #d768bfad
@@ -87,6 +87,7 @@ class _Clip: # what is known of a stored clip
     images:int=0 # media
     seconds:float=0. # of its videos, where known
     tasks:list = _empty(list) # of each chat
+    keys:list = _empty(list) # of each chat, as the index has it
     tokens:list = _empty(list) # of each chat, frames not counted
     size:tuple = (0,0) # of a frame: h, w
     content:int=0 # hash of its frames, else of its words
@@ -172,6 +173,7 @@ def _read_meta(clip, text, tokenizer, max_tokens): # into the clip; yields (reas
         return
     yield from _check_shape(meta)
     if clip.is_bad(): return
+    key = meta.get('key') or clip.key # of chats without one
     clip.key, clip.source = str(_key(meta) or clip.key), meta.get('source') or 'unknown'
     clip.group, clip.named_split = str(meta.get('group') or clip.key), bool(meta.get('split'))
     clip.split = meta.get('split') or split_of(clip.group) # the index may know better
@@ -185,6 +187,7 @@ def _read_meta(clip, text, tokenizer, max_tokens): # into the clip; yields (reas
     for chat in chats_of(meta):
         tokens, fault = _check_chat(chat, shown, tokenizer, max_tokens)
         clip.tasks.append(chat.get('task', ''))
+        clip.keys.append(str(chat['key'] or key))
         clip.tokens.append(tokens)
         if fault: yield fault
     if not clip.frames and not clip.is_bad():
@@ -236,12 +239,13 @@ def _check_rows(clip, rows, names, count=False): # do they agree with the tar?
     if len(rows)!=len(clip.tasks):
         yield 'row differs' if len(rows) else 'not in the index', f'{len(rows)} rows, {len(clip.tasks)} chats'
         return
-    for chat,(r,task,tokens) in enumerate(zip(rows, clip.tasks, clip.tokens)):
+    for chat,(r,task,key,tokens) in enumerate(zip(rows, clip.tasks, clip.keys, clip.tokens)):
         row = {k:int(r[k]) for k in ('length','frames','images','chat')}
         row |= dict(source=names['sources'][r['source']], split=list(SPLITS)[r['split']],
                     task=names['tasks'][r['task']])
         stored = vars(clip) | dict(chat=chat, task=task)
         wrong = [f'{k} {v} in the index, {stored[k]} in the shard' for k,v in row.items() if v!=stored[k]]
+        if r['key'] not in (0, key_hash(key)): wrong.append(f"key '{key}' in the shard, not in the index")
         if wrong: yield 'row differs', '; '.join(wrong)
         elif count and r['tokens']!=tokens:
             yield 'wrong tokens', f"{r['tokens']} in the index, {tokens} counted now"
@@ -351,8 +355,8 @@ def _tars_in(folder): # names; raises what is wrong
 
 def _read_index(folder): # content of index.json and the rows
     about = json.loads(fetch(f'{folder}/index.json'))
-    table = np.load(io.BytesIO(fetch(f'{folder}/index.npy')))
-    if table.dtype!=ROW or len(table)!=about['samples']:
+    table = as_rows(np.load(io.BytesIO(fetch(f'{folder}/index.npy'))))
+    if len(table)!=about['samples']:
         raise ValueError(f"index.npy is no table of {about['samples']} samples")
     for k in ('shard','source','task','split'):
         names = SPLITS if k=='split' else about[f'{k}s']

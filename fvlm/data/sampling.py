@@ -230,7 +230,8 @@ def to_rgb(
         pixels_HW = np.asarray(image).astype(np.int64)
         if pixels_HW.min()<0 or pixels_HW.max()>65535: raise ValueError('pixels of more than 16 bits')
         clear = pixels_HW==image.info.get('transparency', -1)
-        return np.where(clear, 255, (pixels_HW+128)//257).astype(np.uint8)[...,None].repeat(3, 2)
+        if image.mode!='I' or pixels_HW.max()>255: pixels_HW = (pixels_HW+128)//257
+        return np.where(clear, 255, pixels_HW).astype(np.uint8)[...,None].repeat(3, 2)
     if image.mode=='F': raise ValueError('pixels that are fractions')
     if image.has_transparency_data:
         image = image.convert('RGBA')
@@ -240,7 +241,7 @@ def to_rgb(
 # %% ../../nbs/1_data/01_sampling.ipynb #0264b83c
 _STILLS = 'JPEG', 'PNG', 'WEBP', 'TIFF', 'BMP', 'GIF'
 
-def _still(clip, name): # uint8 [H,W,3] of an image, upright; None if this is none, or one that moves
+def _still(clip, name, n=1): # uint8 [H,W,3] of an image, upright; None if this is none, or a GIF that moves
     if not isinstance(clip, bytes) and not Path(clip).exists():
         raise _bad(name, 'no such file', 'check the path')
     if clip==b'' or not isinstance(clip, bytes) and Path(clip).is_file() and not Path(clip).stat().st_size:
@@ -249,9 +250,13 @@ def _still(clip, name): # uint8 [H,W,3] of an image, upright; None if this is no
         with Image.open(io.BytesIO(clip) if isinstance(clip, bytes) else clip, formats=_STILLS) as image:
             pixels = image.height*image.width
             if pixels<=_MAX_PIXELS:
-                if image.format=='GIF' and image.is_animated: return None
+                animated = image.format in ('GIF','WEBP','PNG') and image.is_animated
+                if animated and image.format=='GIF': return None
+                if animated and n!=1:
+                    raise _bad(name, f'an animated {image.format}', 'convert it to mp4 or GIF')
                 return to_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError: return None
+    except VideoError: raise
     except Exception as e: # whatever a decoder raises
         raise _bad(name, f'not a readable image ({e})', 'fetch it again') from None
     raise _bad(name, f'an image of {pixels:,} pixels', f'keep to {_MAX_PIXELS:,}')
@@ -275,7 +280,7 @@ def load_clip(
 )->Clip: # VideoError if it cannot be read
     "Sample a clip: decode only the frames that are needed, scale and crop them."
     name = _name_of(path, name)
-    still = _still(path, name)
+    still = _still(path, name, n)
     if still is not None:
         times = sample_times(0., n, fps, cap)
         return Clip(resize_crop(still, size).repeat(len(times),1,1,1), times, np.zeros(len(times), np.int64))

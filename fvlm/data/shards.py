@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SPLITS', 'HELD_OUT', 'MAX_CLIP', 'MAX_MEMBERS', 'ROW', 'clips_of', 'ShardError', 'to_jpeg', 'from_jpeg', 'FrameSpec',
            'cut_media', 'announce', 'chats_of', 'messages_of', 'shown_in', 'content_of', 'clip_members', 'write_shard',
-           'split_of', 'safe_member', 'read_members', 'count_tokens', 'fingerprint', 'index_shard', 'write_index',
-           'UnreachableError', 'fetch', 'Shards']
+           'split_of', 'safe_member', 'read_members', 'count_tokens', 'fingerprint', 'index_shard', 'key_hash',
+           'as_rows', 'write_index', 'UnreachableError', 'fetch', 'Shards']
 
 # %% ../../nbs/1_data/04_shards.ipynb #21cf8e3e
 import errno, hashlib, io, json, os, random, re, tarfile, time
@@ -292,8 +292,22 @@ def index_shard(
 
 # %% ../../nbs/1_data/04_shards.ipynb #4b503b23
 ROW = np.dtype([('shard','<u4'), ('offset','<u8'), ('length','<u4'), ('chat','<u4'), ('frames','<u2'),
-                ('images','<u2'), ('tokens','<u4'), ('source','<u2'), ('task','<u2'), ('split','u1')])
+                ('images','<u2'), ('tokens','<u4'), ('source','<u2'), ('task','<u2'), ('split','u1'),
+                ('key','<u4')]) # of the key a hash; 0: not known
 
+def key_hash(key:str)->int: # 32 bits, never 0
+    "What an index keeps of the key of a sample."
+    return int.from_bytes(hashlib.blake2b(key.encode(errors='surrogatepass'), digest_size=4).digest()) or 1
+
+def as_rows(table:np.ndarray)->np.ndarray: # ROW; ValueError if it is no index
+    "The rows of an index, also of an old one that has no keys."
+    if table.dtype==ROW: return table
+    if table.dtype!=np.dtype(ROW.descr[:-1]): raise ValueError('index.npy is no table of samples')
+    rows = np.zeros(len(table), ROW)
+    for column in table.dtype.names: rows[column] = table[column]
+    return rows
+
+# %% ../../nbs/1_data/04_shards.ipynb #45ff6787
 def write_index(
     folder:str|Path, # of the shards
     rows:Iterable[tuple], # (name of the shard, its rows)
@@ -308,6 +322,7 @@ def write_index(
         contents.append(int(row.get('content') or '0', 16))
         given.append(splits.index(row['split']) if row['split'] else 255)
         row |= {k:known.setdefault(row[k], len(known)) for k,known in names.items()}
+        row['key'] = key_hash(str(row['key'])) if 'key' in row else 0
         return tuple(row[c] if c!='split' else 0 for c in ROW.names)
     table = np.array([numbered(dict(r, shard=shard)) for shard,shard_rows in rows for r in shard_rows], ROW)
     table['split'] = _choose_splits(*map(np.array, (groups, contents, given)), held_out)
@@ -320,6 +335,7 @@ def write_index(
 
 # %% ../../nbs/1_data/04_shards.ipynb #0e3f238d
 _TIMEOUT = 30. # seconds for which a server may be silent
+_SLOWEST = 10_000 # bytes that must come in each second after that time, on average
 _MAX_WHOLE = 64_000_000 # bytes of a file that are read for the sake of one piece of it
 _sessions = {} # process id to its open connections
 
@@ -335,6 +351,13 @@ def _read_address(path, offset, length): # of fsspec; it says which package is m
 
 def _first_line(error): return (str(error).splitlines() or [''])[0][:200]
 
+def _blocks(answer): # of its body, each as it comes
+    begin, size = time.monotonic(), 0
+    while block := answer.raw.read1(1<<20, decode_content=True):
+        size += len(block)
+        if time.monotonic()-begin>_TIMEOUT+size/_SLOWEST: raise TimeoutError(f'{size:,} bytes, too slowly')
+        yield block
+
 # %% ../../nbs/1_data/04_shards.ipynb #0e3f238e
 def _read_http(url, offset, length):
     if os.getpid() not in _sessions: _sessions[os.getpid()] = requests.Session()
@@ -343,18 +366,20 @@ def _read_http(url, offset, length):
     headers = {'Accept-Encoding':'identity', **piece}
     with _sessions[os.getpid()].get(url, headers=headers, timeout=_TIMEOUT, stream=True) as answer:
         answer.raise_for_status()
-        sent = answer.headers.get('Content-Range', 'no range')
-        if answer.status_code==206:
-            if piece and sent.startswith(f'bytes {offset}-'): return answer.content
+        head, is_piece, data = answer.headers, answer.status_code==206, bytearray()
+        sent = head.get('Content-Range', 'no range')
+        found = re.match(rf'bytes {offset}-(\d+)', sent)
+        if is_piece and not (piece and found):
             raise ShardError(f'{url}: asked for byte {offset:,}, the server sent {sent!r:.60}')
-        if not piece: return answer.content
-        data = bytearray()
-        for block in answer.iter_content(1<<20):
+        for block in _blocks(answer):
             data += block
-            if max(len(data), int(answer.headers.get('Content-Length', 0)))>_MAX_WHOLE:
+            if piece and not is_piece and max(len(data), int(head.get('Content-Length', 0)))>_MAX_WHOLE:
                 raise ShardError(f'{url}: the server ignores Range and sends the whole file, which is too '
                                  'large to read for each sample; use another server, or copy the shards')
-        return bytes(data[offset:end])
+    promised = int(found[1])+1-offset if is_piece else end or 0
+    if len(data)<promised and not {'content-length', 'transfer-encoding'} & {*map(str.lower, head)}:
+        raise ConnectionError(f'cut short after {len(data):,} bytes')
+    return bytes(data if is_piece or not piece else data[offset:end])
 
 # %% ../../nbs/1_data/04_shards.ipynb #0bd4df85
 _PASSING = errno.ESTALE, errno.EIO, errno.EHOSTUNREACH, errno.ENETUNREACH
@@ -448,8 +473,8 @@ def _join(self:Shards, folder, numbers): # a folder's table, with numbers that h
     index = f'{folder}/index.npy'
     try:
         about = json.loads(self._fetch(f'{folder}/index.json'))
-        table = np.load(io.BytesIO(self._fetch(index)) if '://' in folder else index,
-                        mmap_mode=None if '://' in folder else 'r')
+        table = as_rows(np.load(io.BytesIO(self._fetch(index)) if '://' in folder else index,
+                                mmap_mode=None if '://' in folder else 'r'))
     except (OSError, ValueError) as e:
         if isinstance(e, ShardError): raise
         raise ShardError(f'{folder}: no index there ({type(e).__name__}); '
@@ -482,7 +507,8 @@ def clip(self:Shards, i:int)->tuple: # JSON and frames uint8 `[T,3,h,w]`, or Non
         data = self._fetch(self.names['shards'][row['shard']], int(row['offset']), int(row['length']))
         files = read_members(data, 'clip')
         endings = sorted((k for k in files if k.endswith(IMAGE_ENDINGS)), key=lambda k: (len(k), k))
-        meta = json.loads(files['json'])
+        name = split_name(next(walk_tar(io.BytesIO(data))).name)[0]
+        meta = json.loads(files['json']) | dict(__key__=name) # as webdataset calls it
         images = sum(s['type']=='image' for s in shown_in(meta, len(endings)))
         stored = dict(frames=len(endings), images=images, source=meta.get('source', 'unknown'))
         source = self.names['sources'][row['source']]
@@ -511,16 +537,19 @@ def __getitem__(self:Shards, i:int)->dict:
     clip, stored = self.cache.pop(at, (None, 0))
     self.cached -= stored
     meta, pixels = clip = clip or self.clip(i)
-    self._keep(at, clip, int(r['length'])*3 if pixels is None else int(r['length'])+pixels.numel())
     try:
-        chat, key = chats_of(meta)[r['chat']], meta.get('key')
+        chat, key = chats_of(meta)[r['chat']], str(meta.get('key') or meta['__key__'])
         if chat.get('task','')!=self.names['tasks'][r['task']]: raise ShardError('its task is another one')
-        row = dict(key=chat['key'] or str(key), group=meta.get('group') or key,
+        row = dict(key=chat['key'] or key, group=meta.get('group') or key,
                    **{k:self.names[k+'s'][r[k]] for k in ('source','task','shard')})
         messages = messages_of(chat, shown_in(meta, int(r['frames'])))
     except (LookupError, TypeError, AttributeError, ValueError) as e:
         raise ShardError(f"{self.place(i)}: chat {r['chat']} is not the one of the index "
                          f'({type(e).__name__}: {_first_line(e)}); make the index again') from None
+    if r['key'] not in (0, key_hash(str(row['key']))):
+        raise ShardError(f"{self.place(i)}: holds sample '{row['key']!s:.60}', not the one of the index; "
+                         'make the index again')
+    self._keep(at, clip, int(r['length'])*3 if pixels is None else int(r['length'])+pixels.numel())
     return dict(row=row, chat=chat, messages=messages, pixels=pixels)
 
 # %% ../../nbs/1_data/04_shards.ipynb #d4937310
