@@ -22,8 +22,9 @@ CORE = 'encoder', 'query', 'loss', 'foveated', 'pooling'  # what somebody copies
 WIDTH = 110  # columns
 # distribution -> import name, where they differ
 NAMES = {'pillow': 'PIL', 'scikit-learn': 'sklearn', 'pyyaml': 'yaml'}
-# used by hand, by a command, or pinned for nbdev
-TOOLS = {'jupyterlab', 'nbdev', 'execnb', 'fastgit', 'nbclient', 'ipywidgets', 'pytest', 'pytest-xdist'}
+# used by hand, by a command, pinned for nbdev, or below another (urllib3 of requests)
+TOOLS = {'jupyterlab', 'nbdev', 'execnb', 'fastgit', 'nbclient', 'ipywidgets', 'pytest', 'pytest-xdist',
+         'urllib3'}
 
 
 # -- reading
