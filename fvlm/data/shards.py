@@ -507,8 +507,9 @@ def clip(self:Shards, i:int)->tuple: # JSON and frames uint8 `[T,3,h,w]`, or Non
         data = self._fetch(self.names['shards'][row['shard']], int(row['offset']), int(row['length']))
         files = read_members(data, 'clip')
         endings = sorted((k for k in files if k.endswith(IMAGE_ENDINGS)), key=lambda k: (len(k), k))
-        name = split_name(next(walk_tar(io.BytesIO(data))).name)[0]
-        meta = json.loads(files['json']) | dict(__key__=name) # as webdataset calls it
+        meta = json.loads(files['json'])
+        if not meta.get('key'): # of a foreign shard: webdataset calls its tar key so
+            meta['__key__'] = split_name(next(walk_tar(io.BytesIO(data))).name)[0]
         images = sum(s['type']=='image' for s in shown_in(meta, len(endings)))
         stored = dict(frames=len(endings), images=images, source=meta.get('source', 'unknown'))
         source = self.names['sources'][row['source']]

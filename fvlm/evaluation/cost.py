@@ -21,7 +21,8 @@ from transformers import AutoConfig, AutoTokenizer
 from ..config import Config, ConfigError, load_config
 from ..data.build import number_option
 from ..data.chat import IGNORE, prepare_tokenizer
-from ..data.shards import ShardError, Shards
+from ..data.loader import open_shards
+from ..data.shards import ShardError
 from ..model.encoder import n_prefix, vit_layers
 from ..model.foveated import MODES, FoveatedConfig, FoveatedVLM, checkpoint_folder
 from ..training.optim import GROUPS, freeze, group_of
@@ -305,7 +306,7 @@ class MeanSamples:
 def _from_shards(cfg): # mean T, U, S with frames, S without, share of text; None if there are no shards
     d = cfg.data
     if '://' in (d.shards or '://'): return None
-    try: shards = Shards(d.shards, 'train', d.tasks, d.max_samples)
+    try: shards = open_shards(d)
     except ShardError: return None
     if not (U:=shards.column('frames').astype(int)).any(): return None
     T, R = U+shards.column('images').astype(int)*(d.image_frames-1), cfg.model.tokens_per_frame

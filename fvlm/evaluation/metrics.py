@@ -13,7 +13,7 @@ from collections.abc import Callable
 from scipy.stats import binomtest
 from ..data.chat import collate, encode_chat
 from ..config import Config, DataConfig, TrainConfig
-from ..data.loader import SampleCounter, eval_batches
+from ..data.loader import SampleCounter, eval_batches, open_shards
 from ..model.loss import sequence_logprob, token_losses
 from ..model.foveated import MODES, FoveatedVLM
 from ..data.shards import Shards
@@ -298,7 +298,7 @@ def validate(
     procs:Processes=None, # that share the work
 )->dict: # mode to loss (nats per token), accuracy and n; and the counts bad, too_long, too_large
     "Loss and accuracy on validation samples."
-    shards = Shards(cfg.data.shards, 'validation', cfg.data.tasks, cfg.eval.samples)
+    shards = open_shards(cfg.data, 'validation', cfg.eval.samples)
     scores, counts = score_shards(model, tokenizer, shards, cfg.data, cfg.eval.modes, cfg.train, procs)
     rows = as_records(accuracy_table(scores, 'mode')) if len(scores) else []
     return {r['mode']:dict(loss=r['loss'], accuracy=r['accuracy'], n=r['n']) for r in rows} | counts

@@ -17,7 +17,7 @@ from scipy import stats
 from ..config import (Config, ConfigError, LearningRates, diff_configs, flat, load_config, to_dict,
     write_atomic)
 from ..data.build import build_shards
-from ..data.loader import Batches
+from ..data.loader import Batches, open_shards
 from ..data.shards import FrameSpec, Shards
 from ..evaluation.metrics import as_records, validate
 from .runner import Job, run_jobs
@@ -138,7 +138,7 @@ def prepare_data(cfg:Config, count:int=4000, steps:int=600)->None: # images, and
 @torch.no_grad()
 def _look_entropy(model, tokenizer, cfg): # mode to mean entropy in nats, 0..ln N
     if not model.pooler.uses_query: return {}
-    shards = Shards(cfg.data.shards, 'validation', cfg.data.tasks, cfg.eval.samples)
+    shards = open_shards(cfg.data, 'validation', cfg.eval.samples)
     numbers = [i for i, t in enumerate(shards.column('frames')) if t][:16]
     batch = Batches(shards, tokenizer, cfg.data, model.config.tokens_per_frame)[numbers]
     if batch['pixel_values_videos'] is None: return {}

@@ -473,7 +473,7 @@ def evaluate(self:Run, tracker, evaluate, stop):
 def log_attention_health(self:Run, tracker):
     "Health of attention on held-out clips, with an alarm if need be."
     d, model = self.cfg.data, self.model
-    shards = Shards(d.shards, 'validation', d.tasks, self.cfg.eval.samples)
+    shards = open_shards(d, 'validation', self.cfg.eval.samples)
     frames = shards.column('frames')
     numbers = _within(np.flatnonzero(frames)[:16], frames, 128)
     if not (model.pooler.uses_query and len(numbers)): return
