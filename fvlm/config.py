@@ -25,6 +25,8 @@ class ModelConfig:
     language:str="HuggingFaceTB/SmolLM2-135M-Instruct" # LLM: the same
     pooler:Literal["deep","shallow","grid","cls","mean","random"]="deep" # how a frame becomes tokens
     query_weights:Literal["shared","own"]="shared" # of the ViT, or a trainable copy of its layers
+    query_dim:NonNegativeInt=0 # width of a query; 0: the width of the ViT
+    temperature:PositiveFloat=1.0 # divides the attention logits of queries; below 1 a look is more focused
     first_query:Literal["context","init"]="context" # of frame 1: made from the text before it, or learned
     visual_gain:NonNegativeFloat=1.0 # initial scale of visual tokens; 1: that of the text embeddings
     tokens_per_frame:PositiveInt=1 # a square number, above 1 for `grid` alone
@@ -47,6 +49,7 @@ class DataConfig:
     mask:Literal["answer","all"]="answer" # which text is supervised
     frame_size:PositiveInt=224 # side of a frame in pixels
     image_frames:PositiveInt=1 # frames that a still image is shown for
+    looks_per_frame:PositiveInt=1 # consecutive looks at each frame of a video, each with its own query
     max_tokens:PositiveInt=1024 # most text tokens of a sample
     max_frames:PositiveInt=64 # most distinct frames of a sample
     too_long:Literal["cut","leave"]="cut" # a longer text is cut, or the sample left out; counted either way
@@ -76,7 +79,8 @@ class TrainConfig:
     final_lr:ClosedUnitInterval=0.1 # share of the peak; converging: a rate
     weight_decay:ClosedUnitInterval=0.01 # of AdamW; never on biases, norms and queries
     clip:NonNegativeFloat=1.0 # largest norm of the gradient; 0: no clipping
-    refine:ClosedUnitInterval=0.0 # share of updates with a second fine pass
+    refine:ClosedUnitInterval=0.0 # share of updates with extra fine passes
+    refine_passes:PositiveInt=1 # extra fine passes in those updates
     precision:Literal["auto","fp32","bf16"]="auto" # of the computation; the weights stay fp32
     workers:NonNegativeInt=0 # processes that load data
     seed:NonNegativeInt=0 # of weights and data order
@@ -154,7 +158,13 @@ def _conflicts(c): # pairs: is something wrong, and the message
     tokens = f'model.tokens_per_frame={m.tokens_per_frame}'
     yield side>1 and m.pooler!='grid', f'{tokens} needs model.pooler=grid'
     yield side**2!=m.tokens_per_frame, f'{tokens} is no square number; set {side**2} or {(side+1)**2}'
-    yield m.query_weights=='own' and m.pooler!='deep', 'model.query_weights=own needs model.pooler=deep'
+    for key,given in {'model.query_weights=own':m.query_weights=='own',
+            f'model.temperature={m.temperature:g}':m.temperature!=1}.items():
+        yield given and m.pooler!='deep', f'{key} needs model.pooler=deep'
+    yield m.query_dim and m.pooler not in ('deep','shallow'), (
+        f'model.query_dim needs a pooler with queries, deep or shallow; model.pooler={m.pooler} has none')
+    yield t.refine_passes>1 and not t.refine, (f'train.refine_passes={t.refine_passes} needs train.refine '
+        'above 0, the share of updates that make them')
     yield len(set(m.frozen))<len(m.frozen), f"model.frozen names a group twice: {', '.join(m.frozen)}"
     yield len(m.frozen)==3, 'model.frozen names every group; nothing is left to train'
     yield t.warmup==1, 'train.warmup=1 never ends; it is a share of the steps, below 1'
