@@ -70,7 +70,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send(200, json.dumps(content).encode(), Content_Type='application/json', **headers)
 
     def refuse(self, status, code, message):
-        self.send(status, json.dumps(dict(error=message)).encode(), X_Error_Code=code, X_Error_Message=message)
+        body = json.dumps(dict(error=message)).encode()
+        self.send(status, body, X_Error_Code=code, X_Error_Message=message)
 
     def reply(self):
         hub, url = self.server.hub, urlsplit(self.path)
@@ -106,8 +107,8 @@ class Handler(BaseHTTPRequestHandler):
         start = int(query.get('cursor', ['0'])[0])
         rows = []
         for p in found[start:start+PAGE]:
-            row = dict(type='file' if p.is_file() else 'directory', path=p.relative_to(folder).as_posix(), size=0,
-                oid=hashlib.sha1(str(p).encode()).hexdigest())
+            row = dict(type='file' if p.is_file() else 'directory', path=p.relative_to(folder).as_posix(),
+                size=0, oid=hashlib.sha1(str(p).encode()).hexdigest())
             if p.is_file():
                 size = p.stat().st_size
                 row |= dict(size=size, lfs=dict(oid=sha256(p), size=size, pointerSize=134))
@@ -133,7 +134,8 @@ class Handler(BaseHTTPRequestHandler):
             if start >= size: return self.send(416, Content_Range=f'bytes */{size}')
             headers['Content_Range'] = f'bytes {start}-{end-1}/{size}'
         self.send_response(status)
-        for k, v in dict(headers, Content_Length=end-start).items(): self.send_header(k.replace('_', '-'), str(v))
+        for key, value in dict(headers, Content_Length=end-start).items():
+            self.send_header(key.replace('_', '-'), str(value))
         self.end_headers()
         if self.command == 'HEAD': return
         cuts = hub.cut.get(name) or hub.cut.get(path.name)
