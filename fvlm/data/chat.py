@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['FRAME', 'IGNORE', 'END', 'ChatError', 'TooLong', 'chat_tokenizer', 'special_id', 'prepare_tokenizer', 'text_ids',
-           'tidy', 'EncodedChat', 'encode_chat', 'MaskView', 'show_mask', 'collate']
+           'tidy', 'EncodedChat', 'encode_chat', 'MaskView', 'show_mask', 'known_ids', 'collate']
 
 # %% ../../nbs/1_data/02_chat.ipynb #c83e65da
 from dataclasses import dataclass
 from html import escape
 from itertools import groupby
+from weakref import WeakKeyDictionary
 import hashlib
-import torch
-from torch.nn.utils.rnn import pad_sequence
+import numpy as np, torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -110,9 +110,11 @@ def _arrange_turn(parts, order): # move the frames of one user turn behind or be
     joined = [dict(type='text', text='\n'.join(texts))]
     return joined+runs[0] if order=='question_first' else runs[0]+joined
 
-def _arrange(messages, order=_ORDERS[0], key=''): # frames_front: turn 0 has the role `front` and all frames
+def _arrange(messages, order=_ORDERS[0], key='', ids=()): # frames_front: turn 0 is `front`, with all frames
     _require_choice('order', order, _ORDERS)
     messages = tidy(messages)
+    for turn,known in zip(messages, ids):
+        if sum(p['type']=='text' for p in turn['content'])==1: turn['ids'] = known
     parts = [p for m in messages if m['role']=='user' for p in m['content']]
     if order=='mixed':
         key = key or '\n'.join(p['text'] for p in parts if p['type']=='text')
@@ -136,21 +138,39 @@ class EncodedChat:
         self.ids += ids
         self.labels += ids if supervised else [IGNORE]*len(ids)
 
-def _add_turn(out, role, parts, tokenizer, all_text, tokens_per_frame, image_frames):
+# %% ../../nbs/1_data/02_chat.ipynb #5474f0a9
+_constants = WeakKeyDictionary() # tokenizer -> (its size, ids of what every conversation has)
+
+def _ids_of(tokenizer): # ids of `<frame>`, of END, of a line break; role -> ids that begin a turn
+    size, ids = _constants.get(tokenizer, (0, None))
+    if size!=len(tokenizer):
+        start = special_id(tokenizer, _START)
+        begin = {role:[start, *text_ids(tokenizer, role+'\n')] for role in _ROLES}
+        ids = special_id(tokenizer, FRAME), [special_id(tokenizer, END)], text_ids(tokenizer, '\n'), begin
+        _constants[tokenizer] = len(tokenizer), ids
+    return ids
+
+def _slots(new, part, image_frames, looks_per_frame): # frame numbers from `new` on, one per slot
+    if part['type']=='image': return [new]*image_frames
+    return [t for t in range(new, new+part['frames']) for _ in range(looks_per_frame)]
+
+def _add_turn(out, turn, tokenizer, all_text, tokens_per_frame, *repeats):
+    frame, end, line_break, begin = _ids_of(tokenizer)
+    role, known = turn['role'], turn.get('ids')
     supervised = all_text or role=='assistant'
-    if role!='front': out.add([special_id(tokenizer, _START), *text_ids(tokenizer, role+'\n')], all_text)
+    if role!='front': out.add(begin[role], all_text)
     if role=='assistant' and not out.prompt: out.prompt = len(out.ids)
-    for p in parts:
+    for p in turn['content']:
         if p['type']=='text':
-            out.add(text_ids(tokenizer, p['text']), supervised)
+            is_known = known is not None and p['text']==p['text'].strip()
+            out.add(known if is_known else text_ids(tokenizer, p['text']), supervised)
             continue
-        new = max(out.frames, default=-1)+1
-        slots = [new]*image_frames if p['type']=='image' else [*range(new, new+p['frames'])]
+        slots = _slots(max(out.frames, default=-1)+1, p, *repeats)
         out.frames += slots
-        out.add([special_id(tokenizer, FRAME)]*tokens_per_frame*len(slots), False)
+        out.add([frame]*tokens_per_frame*len(slots), False)
     if role!='front':
-        out.add([special_id(tokenizer, END)], supervised)
-        out.add(text_ids(tokenizer, '\n'), all_text)
+        out.add(end, supervised)
+        out.add(line_break, all_text)
 
 # %% ../../nbs/1_data/02_chat.ipynb #046cf95a
 def _fit(out, generate, frame_id, tokens_per_frame, max_tokens, max_frames, too_long): # within the limits
@@ -185,21 +205,23 @@ def encode_chat(
     key:str='', # name of the sample, decides order='mixed'
     max_frames:int=10**9, # most distinct frames
     too_long:str='cut', # or leave: what happens to a longer text
+    looks_per_frame:int=1, # slots for each frame of a video
+    ids:list=(), # of each turn's text, where they are known
 )->EncodedChat: # ChatError if it cannot be encoded, TooLong if it must be left out
     "Encode a conversation as ids, labels and frame slots."
     _require_choice('mask', mask, ('answer','all'))
     _require_choice('too_long', too_long, ('cut','leave'))
-    if min(tokens_per_frame, image_frames)<1: raise ChatError(f'{tokens_per_frame=} {image_frames=}: too low')
-    turns = _turns(_arrange(messages, order, key), generate)
+    counts = tokens_per_frame, image_frames, looks_per_frame
+    if min(counts)<1: raise ChatError(f'{tokens_per_frame=} {image_frames=} {looks_per_frame=}: too low')
+    turns = _turns(_arrange(messages, order, key, ids), generate)
     out = EncodedChat([], [], [])
-    for m in turns:
-        _add_turn(out, m['role'], m['content'], tokenizer, mask=='all', tokens_per_frame, image_frames)
+    for turn in turns: _add_turn(out, turn, tokenizer, mask=='all', *counts)
+    frame, *_, begin = _ids_of(tokenizer)
     if generate:
-        out.add([special_id(tokenizer, _START), *text_ids(tokenizer, 'assistant\n')], False)
+        out.add(begin['assistant'], False)
         out.prompt, out.labels = len(out.ids), [IGNORE]*len(out.ids)
     out.labels[0] = IGNORE
-    limits = max_tokens, max_frames, too_long
-    return _fit(out, generate, special_id(tokenizer, FRAME), tokens_per_frame, *limits)
+    return _fit(out, generate, frame, tokens_per_frame, max_tokens, max_frames, too_long)
 
 # %% ../../nbs/1_data/02_chat.ipynb #0c627df1
 @dataclass
@@ -223,6 +245,21 @@ def show_mask(ids:list, labels:list, tokenizer:PreTrainedTokenizerFast)->MaskVie
     kind = lambda i,label: 'frame' if i==frame else 'read' if label==IGNORE else 'learned'
     return MaskView([(text(i), kind(i, label)) for i,label in zip(ids, labels, strict=True)])
 
+# %% ../../nbs/1_data/02_chat.ipynb #b744b551
+def known_ids(messages:list, tokenizer:PreTrainedTokenizerFast)->list: # of each turn; None: not to be known
+    "What `encode_chat` takes as `ids`."
+    texts = [[p['text'].strip() for p in m['content'] if p['type']=='text'] for m in tidy(messages)]
+    return [text_ids(tokenizer, t[0]) if len(t)==1 else None for t in texts]
+
+# %% ../../nbs/1_data/02_chat.ipynb #aa254e68
+def _pad(rows, value): # lists -> int64 `[rows, longest]`
+    out = np.full((len(rows), max(map(len, rows))), value, np.int64)
+    for into,row in zip(out, rows): into[:len(row)] = row
+    return torch.from_numpy(out)
+
+def _join_frames(pixels, U): # uint8 `[n,3,h,w]`, in any order of memory -> `[U,3,h,w]`; None for none
+    return torch.cat(pixels, out=pixels[0].new_empty(U, *pixels[0].shape[1:])) if U else None
+
 # %% ../../nbs/1_data/02_chat.ipynb #aa254e69
 def collate(
     samples:list, # dicts with ids, labels, frames and pixels (uint8 `[n,3,h,w]`; None for text alone)
@@ -242,7 +279,6 @@ def collate(
                 raise ChatError(f'{name}: frames are {frames_UCHW.dtype} {list(frames_UCHW.shape[1:])}; '
                     'a batch wants uint8 of one size')
         index_BT.append([first_row[id(frames_UCHW)]+f for f in slots])
-    pad = lambda rows,value: pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], True, value)
-    return dict(input_ids=pad((s['ids'] for s in samples), pad_id), frame_index=pad(index_BT, -1),
-        labels=pad((s['labels'] for s in samples), IGNORE), lengths=[len(s['ids']) for s in samples],
-        pixel_values_videos=torch.cat(pixels) if pixels else None)
+    return dict(input_ids=_pad([s['ids'] for s in samples], pad_id), frame_index=_pad(index_BT, -1),
+        labels=_pad([s['labels'] for s in samples], IGNORE), lengths=[len(s['ids']) for s in samples],
+        pixel_values_videos=_join_frames(pixels, U))
