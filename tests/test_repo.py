@@ -278,7 +278,7 @@ def test_package_is_small():
     bad = [f'{rel(p)}: {n/1000:.1f} KB of at most 32' for p, n in sizes.items() if n > 32_000]
     if (total := sum(sizes.values())) > 545_000: bad.append(f"fvlm: {total/1000:.0f} KB of at most 545")
     core = sum(len((ROOT/f'fvlm/model/{m}.py').read_text().splitlines()) for m in CORE)
-    if core > 950: bad.append(f'core of fvlm/model: {core} lines of at most 950')
+    if core > 975: bad.append(f'core of fvlm/model: {core} lines of at most 975')
     none(bad)
 
 

@@ -43,7 +43,7 @@ def normalise(
     return ((frames_UCHW-mean)/std).to(dtype)
 
 # %% ../../nbs/2_model/01_encoder.ipynb #f03c2a31
-_state, _PLAIN = local(), (None, False, None, None)
+_state, _PLAIN = local(), (None, False, None, None, 1.)
 
 @contextmanager
 def attention_mode(
@@ -51,10 +51,11 @@ def attention_mode(
     static_query:bool=False, # writing: row 0 is a query to which no row attends
     kv:tuple=None, # reading: `(key, value)` to attend to
     maps:list=None, # each layer appends the attention of row 0 (writing) or of all rows
+    temperature:float=1., # divides the logits of queries, not those of patches
 ):
     "Inside the block, `kv_attention` writes or reads keys and values."
     before = getattr(_state, 'mode', _PLAIN)
-    _state.mode = (keep, static_query, kv, maps)
+    _state.mode = (keep, static_query, kv, maps, temperature)
     try: yield
     finally: _state.mode = before
 
@@ -68,7 +69,10 @@ def kv_attention(
     dropout:float=0., # of the weights
     **kwargs)->tuple: # `[U,rows,heads,D/heads]`, None
     "Attention that can keep its keys and values, or read kept ones."
-    keep, static_query, kv, maps = getattr(_state, 'mode', _PLAIN)
+    keep, static_query, kv, maps, temperature = getattr(_state, 'mode', _PLAIN)
+    n_queries = query.shape[2] if kv is not None else int(static_query)
+    if n_queries and temperature!=1:
+        query = torch.cat([query[:,:,:n_queries]/temperature, query[:,:,n_queries:]], 2)
     if keep is not None:
         if static_query: key, value = key[:,:,1:], value[:,:,1:]
         keep.append((key, value))
@@ -132,9 +136,9 @@ class EncodedFrames:
         if last-first==len(frame_U): i = slice(first, last)
         return EncodedFrames(((k[i], v[i]) for k,v in self.kv), self.features_UND[i], grid=self.grid)
 
-def _encode_layer(layer, x, static_query, want_map, rope): # rows, keys, values, map
+def _encode_layer(layer, x, static_query, want_map, temperature, rope): # rows, keys, values, map
     keep, maps = [], [] if want_map else None
-    with attention_mode(keep, static_query, maps=maps): x = layer(x, **rope)
+    with attention_mode(keep, static_query, maps=maps, temperature=temperature): x = layer(x, **rope)
     return x, *keep[0], *(maps or ())
 
 # %% ../../nbs/2_model/01_encoder.ipynb #0f8269eb
@@ -144,6 +148,7 @@ def encode_frames(
     static_query_D:Tensor=None, # a query for all frames, encoded along with the patches
     maps:bool=False, # keep the static query's attention
     gradient_checkpointing:bool=False, # recompute the inside of layers in the backward pass
+    temperature:float=1., # divides the static query's attention logits
 )->EncodedFrames:
     "Encode each frame once and keep every layer's keys and values."
     if vit.config._attn_implementation!='fvlm_kv':
@@ -159,7 +164,7 @@ def encode_frames(
     run = partial(checkpoint, _encode_layer, use_reentrant=False) if recompute else _encode_layer
     kv, weights = [], []
     for layer in vit_layers(vit):
-        x, key, value, *weight = run(layer, x, has_query, maps and has_query, rope)
+        x, key, value, *weight = run(layer, x, has_query, maps and has_query, temperature, rope)
         kv.append((key, value))
         weights += weight
     x = final_norm(vit)(x)

@@ -28,11 +28,14 @@ from .query import POOLERS, pool_frames
 # %% ../../nbs/2_model/04_foveated.ipynb #c9c87996
 MODES = ('coarse', 'fine', 'autoregressive')
 
-def _check_config(c): # refuse what cannot be
+def _check_config(c): # fill in what 0 stands for, and refuse what cannot be
+    c.query_dim = c.query_dim or c.vision_config.hidden_size
+    c.frame_size = c.frame_size or c.vision_config.image_size
     for name in ('query_weights','first_query','visual_norm','mode','order'):
         if (value:=getattr(c, name)) not in (choices:=get_args(FoveatedConfig.__annotations__[name])):
             raise ValueError(f"{name}='{value}': choose from {', '.join(choices)}")
-    for name,least in dict(frame_size=1, fps=1e-6, max_frames=1, num_frames=0, image_frames=1).items():
+    for name,least in dict(frame_size=1, fps=1e-6, max_frames=1, num_frames=0, image_frames=1,
+                           looks_per_frame=1, query_dim=1, temperature=1e-6).items():
         if not getattr(c, name)>=least: raise ValueError(f'{name}={getattr(c, name)}: set at least {least}')
     if c.frame_size%(side:=c.vision_config.patch_size):
         raise ValueError(f'frame_size={c.frame_size} does not divide into patches of {side} pixels')
@@ -51,6 +54,7 @@ class FoveatedConfig(PreTrainedConfig):
     pooler: str = 'deep' # deep, shallow, or one of the controls in `pooling`
     query_weights: Literal['shared','own'] = 'shared' # deep pooler: the ViT's layers or a trainable copy
     query_dim: int = 0 # Q; 0 means the width of the ViT
+    temperature: float = 1. # divides the attention logits of queries in the deep pooler
     first_query: Literal['context','init'] = 'context' # a clip's first: from the text before, or `q_init`
     visual_norm: Literal['rms','none'] = 'rms' # of visual tokens, before their scale
     mode: Literal['coarse','fine'] = 'fine' # the mode it is trained for
@@ -63,14 +67,13 @@ class FoveatedConfig(PreTrainedConfig):
     num_frames: int = 0 # of a video, whatever its length; 0: by fps
     order: Literal[_ORDERS] = 'question_first' # of question and frames
     image_frames: int = 1 # slots for a still image
+    looks_per_frame: int = 1 # slots for a frame of a video
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs):
         for name, kind in dict(vision_config='dinov2', text_config='llama').items():
             sub = getattr(self, name) or dict(model_type=kind)
             setattr(self, name, AutoConfig.for_model(**sub) if isinstance(sub, dict) else sub)
-        self.query_dim = self.query_dim or self.vision_config.hidden_size
-        self.frame_size = self.frame_size or self.vision_config.image_size
         _check_config(self)
         super().__post_init__(**kwargs)
 
@@ -275,7 +278,7 @@ def get_video_features(self:FoveatedVLM,
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
         query_D = self.query_in(self.q_static) if along else None
         return encode_frames(self.vision, pixel_values_videos, query_D, maps,
-                             self.gradient_checkpointing and self.training)
+                             self.gradient_checkpointing and self.training, self.config.temperature)
 
 @patch
 def static_tokens(self:FoveatedVLM, enc:EncodedFrames, maps:list=None)->Tensor: # `[U,R,D]`

@@ -20,11 +20,13 @@ def query_attention(
     query_URD:Tensor, # R queries per frame, ViT width
     layers:nn.ModuleList=None, # other layers for the queries; default the ViT's own
     maps:list=None, # each layer appends its attention `[U,heads,R,N]`
+    temperature:float=1., # divides the attention logits
 )->Tensor: # `[U,R,D]`, after the last norm
     "Pass queries through all layers; each reads that layer's keys and values."
     x = query_URD
     for layer, kv in zip(layers or vit_layers(vit), enc.kv, strict=True):
-        with attention_mode(kv=kv, maps=maps): x = layer(x, **empty_rope_kwargs(vit, x))
+        rope = empty_rope_kwargs(vit, x)
+        with attention_mode(kv=kv, maps=maps, temperature=temperature): x = layer(x, **rope)
     return final_norm(vit)(x)
 
 # %% ../../nbs/2_model/02_query.ipynb #fac0348b
@@ -63,15 +65,16 @@ def pool_frames(
 class DeepPooler(nn.Module):
     "The query passes through all layers of the ViT, or through a trainable copy of them."
     uses_query = True
-    def __init__(self, vit:PreTrainedModel, own:bool=False): # own: use a trainable copy of its layers
+    def __init__(self, vit:PreTrainedModel, own:bool=False, temperature:float=1.): # own: a copy of its layers
         super().__init__()
+        self.temperature = temperature
         self.layers = copy.deepcopy(vit_layers(vit)) if own else None
         for part in [m for layer in self.layers or [] for m in layer.attention.modules()]:
             for name in {'k_proj','v_proj','key','value'} & {n for n,_ in part.named_children()}:
                 setattr(part, name, nn.Identity())
 
     def forward(self, vit, enc, query_URD, maps=None):
-        return query_attention(vit, enc, query_URD, self.layers, maps)
+        return query_attention(vit, enc, query_URD, self.layers, maps, self.temperature)
 
 # %% ../../nbs/2_model/02_query.ipynb #34b38237
 class ShallowPooler(nn.Module):
@@ -95,6 +98,6 @@ class ShallowPooler(nn.Module):
 
 # %% ../../nbs/2_model/02_query.ipynb #b240b03e
 POOLERS = dict(
-    deep=lambda vit, config: DeepPooler(vit, own=config.query_weights=='own'),
+    deep=lambda vit, config: DeepPooler(vit, config.query_weights=='own', config.temperature),
     shallow=lambda vit, config: ShallowPooler(vit),
 )
