@@ -21,7 +21,7 @@ from .chat import ChatError, TooLong, encode_chat, tidy
 from .shards import (MAX_CLIP, MAX_MEMBERS, ROW, SPLITS, ShardError, announce, as_rows,
     chats_of, content_of, count_tokens, fetch, fingerprint, from_jpeg, key_hash, messages_of, read_members,
     safe_member, shown_in, split_of)
-from .sources import walk_tar
+from .archives import walk_tar
 
 # %% ../../nbs/1_data/11_check.ipynb #d768bfad
 def _by_reason(reasons_of): return {r:mend for mend,rs in reasons_of.items() for r in rs.split(', ')}
