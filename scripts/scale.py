@@ -20,7 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from fvlm.config import ConfigError, load_config
 from fvlm.data.plan import PlanError
-from fvlm.data.shards import ShardError
+from fvlm.data.remote import ShardError
 from fvlm.experiments.scaling import (STUDIES, describe_fit, plan_cells, plot_frontier, plot_isoflop,
                                       prepare_scaling, run_scaling)
 from fvlm.training.trainer import TrainError
@@ -30,7 +30,7 @@ FOLDER = Path(__file__).resolve().parent.parent/'configs'/'scaling'
 
 def show_plan(base, grid, seeds, out):
     for c in plan_cells(base, grid, prepare_scaling(base, grid), seeds, out):
-        print(f'{c.run:24} seed {c.seed}  {c.params/1e6:8.1f} M  {c.flops:9.3g} FLOPs a sample  '
+        print(f'{c.run:24} seed {c.cfg.train.seed}  {c.params/1e6:8.1f} M  {c.flops:9.3g} FLOPs a sample  '
               f'{c.cfg.train.steps:8,} updates  {c.samples:10,} samples  {c.spent:9.3g} FLOPs')
 
 
