@@ -26,6 +26,7 @@ WORDS = ('the a red green blue round small large dog cat bird car road tree hous
 LENGTHS = ((1, 1), (2, 2), (3, 3), (.25, 1), (2, 2), (4, 4), (1, 1), (12, 12), (3, 3), (2, 2))
 LONG = 70, 64
 CUT, ABSENT, NO_TEXT = 'a truncated video', 'a video that is not there', 'a missing field'
+SAME, FAILED = 'both answers are the same', 'failed_to_download'
 
 
 @dataclass
@@ -41,11 +42,16 @@ class Miniature:
     frames:int = 0  # stored ones: of a video at most 64, of an image 1
     left_out:Counter = field(default_factory=Counter)  # reason -> how often
     notes:Counter = field(default_factory=Counter)  # of `fvlm data check`, which are no faults
+    repeats:int = 0  # rows that say the same as an earlier one
+    extra:int = 0  # conversations beyond one for each row
     bytes:int = 0
 
     def add(self, frames, samples=1, records=None):
-        self.records += samples if records is None else records
+        records = samples if records is None else records
+        self.records, self.extra = self.records+records, self.extra+samples-records
         self.clips, self.samples, self.frames = self.clips+1, self.samples+samples, self.frames+frames
+
+    def repeat(self): self.records, self.repeats = self.records+1, self.repeats+1
 
     def refuse(self, why, records=1):
         self.records += records
@@ -125,8 +131,11 @@ def openvid(root, count):
     for i in range(count):
         name, (seconds, frames) = f'clip_{i:03d}_0_0to{24*(i+1)}.mp4', LONG if i == 2 else length(i)
         row(name, text((1, 40, 900)[i] if i < 3 else 20+i, i), seconds)
-        parts[i % 3][f'video/{name}' if i % 3 == 1 else name] = video(1000+i, seconds)
+        folder = 'mnt/bn/yh-volume0/dataset/OpenVid/OpenVid_part1/'
+        parts[i % 3][f'{folder}{name}' if i % 3 == 1 else name] = video(1000+i, seconds)
         r.mini.add(frames)
+    rows.append(rows[3])
+    r.mini.repeat()
     row('cut.mp4', text(30), 4)
     parts[0]['cut.mp4'] = truncated(video(1900, 4))
     r.mini.refuse(CUT)
@@ -174,6 +183,10 @@ def webvid_tars(root, count):
                 f'{key}.json':json.dumps(about).encode()}
             rows.append(about)
             r.mini.add(frames)
+        if part:
+            about = dict(about, key='000019999', videoid=39999, status=FAILED, error_message='404')
+            members |= {'000019999.txt':b'gone', '000019999.json':json.dumps(about).encode()}
+            r.mini.refuse(FAILED)
         r.tar(f'{part:05d}.tar', members)
         r.parquet(f'{part:05d}.parquet', rows)
         r.json(f'{part:05d}_stats.json', dict(count=len(rows), successes=len(rows), failed_to_download=0))
@@ -208,25 +221,26 @@ def llava_video(root, count):
                 conversations=_human('<image>\nDescribe it.', text(9))))
             r.mini.refuse(CUT)
         r.json(f'{folder}/{folder}_cap_processed.json', captions)
-        r.json(f'{folder}/{folder}_oe_qa_processed.json', open_questions)
-        r.json(f'{folder}/{folder}_mc_qa_processed.json', choices)
+        stem = folder.removesuffix('_v0_1')
+        r.json(f'{folder}/{stem}_oe_v0_1_qa_processed.json', open_questions)
+        r.json(f'{folder}/{stem}_mc_v0_1_qa_processed.json', choices)
         for i in (0, 1): r.tar(f'{folder}/{folder}_videos_{i+1}.tar.gz', media[i])
     return r.done()
 
 
 def vista(root, count):
-    "Conversations about joined videos, in tars."
+    "Subsets with a table and tars each; the field `image` names the video, and nothing marks its place."
     r = Repository(root, 'vista', 'TIGER-Lab/VISTA-400K', 'vista')
-    rows, media = [], {}
-    for i in range(count):
-        seconds, frames = length(i+3)
-        name = f'temporal_needle/{i:05d}.mp4'
-        media[name] = video(5000+i, seconds)
-        rows.append(dict(id=f'vista-{i}', video=name, data_source='temporal_needle',
-            conversations=_human(f'<image>\n{text(10, i)}?', text(6, i))))
-        r.mini.add(frames)
-    r.json('temporal_needle.json', rows)
-    r.tar('temporal_needle.tar.gz', media)
+    for part, subset in enumerate(('temporal_niah_qa', 'long_video_caption')):
+        rows, media = [], [{}, {}]
+        for i in range(count//2):
+            seconds, frames = length(i+3+part)
+            name = f'{i:05d}.mp4'  # the same names in each subset
+            media[i % 2][name] = video(5000+100*part+i, seconds)
+            rows.append(dict(id=f'{subset}-{i}', image=name, conversations=_human(f'{text(10, i)}?', text(6, i))))
+            r.mini.add(frames)
+        r.json(f'{subset}.json', rows)
+        for i in (0, 1): r.tar(f'{subset}/{subset}_{i+1}.tar', media[i])
     return r.done()
 
 
@@ -370,7 +384,7 @@ def rlaif_v(root, count):
             origin_split='train', idx=i, image_path=f'coco/{i}.jpg'))
         r.mini.add(1)
     rows.append(dict(rows[0], idx=count, rejected=rows[0]['chosen']))
-    r.mini.refuse('both answers are the same')
+    r.mini.refuse(SAME)
     r.parquet('RLAIF-V-Dataset_000.parquet', rows)
     return r.done()
 

@@ -30,6 +30,7 @@ MODES = 'coarse', 'fine', 'autoregressive'
 TWO = '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2'
 # what is said of a clip that is left out -> the reason that the miniature was made with
 REASONS = (('not a readable video|cannot be decoded|truncated|broken video', 'a truncated video'),
+    ('failed_to_download', 'failed_to_download'),
     ('no such file|not there|in no archive|no member', 'a video that is not there'),
     ("both answers are the same", 'both answers are the same'),
     ("its field|turn|answer|caption|empty", 'a missing field'))
@@ -84,6 +85,9 @@ def fetch_row(r, mini, seconds):
         expected=dict(samples_out=len(mini.files)))
 
 
+AGAIN = 'the same row again'
+
+
 def build_reports(folder):  # of a build, or of one per slice
     return [read_json(p) for p in sorted(Path(folder).rglob('report.json'))]
 
@@ -95,7 +99,8 @@ def build_row(r, name, minis, seconds, whole=True):
         for why, n in report['kinds'].items(): left_out[reason_of(why)] += n
     samples, frames = (sum(x[k] for x in reports) for k in ('samples', 'frames'))
     given = sum(m.records for m in minis)
-    wanted = sum((m.left_out for m in minis), Counter())
+    wanted = sum((m.left_out+Counter({AGAIN:m.repeats}) for m in minis), Counter())
+    if whole: left_out[AGAIN] += given+sum(m.extra for m in minis)-samples-left_out.total()
     expected = dict(samples_out=sum(m.samples for m in minis), left_out=dict(sorted(wanted.items())))
     r.row(f'build {name}', given if whole else samples, samples, left_out, seconds, whole and expected or {})
     if whole:
@@ -212,3 +217,151 @@ def scaling_cells(r, samples, extra):
     seconds = r.run('scaling cells', words)
     for kind in ('foveated', 'grid16'):
         train_row(r, f'scaling cell 135M-{kind}', r.work/'cells'/f'135M-{kind}', samples, seconds/2)
+
+
+# the whole
+
+SEED, UPDATES, BATCH = 0, 6, 32  # the batch is that of the configs
+FEW = ['train.log_every=1', 'train.workers=1', 'eval.samples=8']
+RECIPE = ['out=run', 'shards=data', 'build.max_bad=0.5', 'build.per_shard=16', 'build.workers=0',
+    f'every_stage.train.steps={UPDATES}', 'every_stage.train.save_every=2',
+    *(f'every_stage.{x}' for x in FEW)]
+STUDY = ['train.steps=2', 'train.log_every=1', 'train.workers=0', 'eval.samples=8']
+OTHERS = {  # data sets that no recipe reads -> kind, and the table or folder of tables in `raw/NAME`
+    'webvid-tars':('tars', ''), 'sharegpt4video':('sharegpt4video', 'sharegpt4video_40k.jsonl'),
+    'sharegptvideo':('sharegptvideo', 'video_instruction/train'), 'rlaif-v':('rlaif_v', ''),
+    'rlaif-v-formatted':('rlaif_v', '')}
+
+
+def other_sets(r, minis):
+    "Fetched, built and checked one by one, as one would by hand."
+    fetched = r.run_all({f'fetch {n}':['fvlm', 'fetch', n, '--yes'] for n in OTHERS if minis[n].repo})
+    shutil.copytree(r.home/'hub'/'webvid-tars', r.work/'raw'/'webvid-tars')
+    for name in OTHERS:
+        if minis[name].repo: fetch_row(r, minis[name], fetched[f'fetch {name}'])
+    words = {}
+    for name, (kind, table) in OTHERS.items():
+        words[f'build {name}'] = ['fvlm', 'data', 'build', f'raw/{name}/{table}'.rstrip('/'), f'data/{name}',
+            '--kind', kind, '--media', f'raw/{name}', '--tokenizer', TOKENIZER, '--per-shard', 16,
+            '--max-bad', .5]
+    seconds = r.run_all(words)
+    for name in OTHERS: build_row(r, name, [minis[name]], seconds[f'build {name}'])
+    check_rows(r, {n:[minis[n]] for n in OTHERS})
+
+
+def recipe_steps():
+    from fvlm.experiments.recipe import plan_steps, read_recipe
+    return {s.name:s for s in plan_steps(read_recipe(CONFIGS/'pipeline.yaml', RECIPE))}
+
+
+def run_recipe(r):  # -> name of each step to its seconds
+    "The recipe as a user starts it, killed in the middle of the first stage and started again."
+    words, stage1 = [SCRIPTS/'pipeline.py', CONFIGS/'pipeline.yaml', *RECIPE], r.work/'run'/'stage1'
+    process = r.begin('pipeline', words, fresh=True)
+    until(lambda: updates(stage1) >= 3, process, 900)
+    pid, = [pid for pid, line in process.children().items() if 'train.py' in line]
+    process.kill(pid)
+    code, at = process.wait(), updates(stage1)
+    r.check('pipeline', code == 1 and 'stage1 ended with exit code -9' in process.tail(),
+        f'after the kill it ended with {code}; {process.tail()}')
+    r.row('stage1: killed after update', at, at, seconds=time.time()-process.began)
+    r.run('pipeline again', words, fresh=True)
+    return {name:step['seconds'] for name, step in read_json(r.work/'run'/'pipeline.json').items()}
+
+
+def run_recipe_quickly(r, steps):
+    "The steps of the recipe one by one; data sets side by side."
+    seconds = r.run_all({n:s.words for n, s in steps.items() if n.startswith('data ')})
+    words, out = [*steps['stage1'].words], r.work/'run'/'stage1'
+    seconds['stage1'] = kill_and_resume(r, 'stage1', words, out, 3)
+    for name in ('stage2', 'stage3', 'evaluation', 'report'): seconds[name] = r.run(name, steps[name].words)
+    return seconds
+
+
+def recipe_rows(r, minis, steps, seconds):
+    shares = [n for n in (s.removeprefix('data ') for s in steps if s.startswith('data '))
+        if n.startswith('smoltalk')]
+    wholes = [n for n in (s.removeprefix('data ') for s in steps if s.startswith('data ')) if n not in shares]
+    for name in wholes: build_row(r, name, [minis[name]], seconds[f'data {name}'])
+    parts = [build_row(r, n, [minis['smoltalk']], seconds[f'data {n}'], whole=False) for n in shares]
+    r.row('smoltalk, all shares', minis['smoltalk'].samples, sum(parts),
+        expected=dict(samples_out=minis['smoltalk'].samples))
+    check_rows(r, {n:[minis[n]] for n in wholes} | {n:None for n in shares})
+    for name in ('stage1', 'stage2', 'stage3'):
+        train_row(r, name, r.work/'run'/name, UPDATES*BATCH, seconds[name])
+
+
+def rehearse(home, out, quick=False, true_shapes=False):  # -> what differed, in words
+    "Everything; writes `out` when nothing differed."
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    start = time.time()
+    with stand_in_hub(home/'hub') as hub:
+        set_variables(home, hub)
+        preload()
+        r = Rehearsal(home, quick)
+        os.chdir(r.work)
+        try: all_steps(r)
+        except Fault as e: r.faults.append(str(e))
+        shapes = true_shapes and not r.faults and run_true_shapes(r)
+    from fvlm.training.tracking import run_info
+    result = dict(info=run_info(), quick=quick, seed=SEED, config='configs/pipeline.yaml', overrides=RECIPE,
+        study_overrides=STUDY, seconds=round(time.time()-start, 1), steps=r.rows)
+    if shapes: result['true_shapes'] = shapes
+    print(f"{len(r.rows)} steps, {sum(not row['ok'] for row in r.rows)} wrong, {time.time()-start:.0f} s")
+    if not r.faults:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=1)+'\n')
+    return r.faults
+
+
+def all_steps(r):
+    from .miniatures import make_data
+    from .models import make_models
+    began = time.time()
+    minis, models = make_data(r.home/'hub', r.quick), make_models(r.home/'hub')
+    print(f"{'':6}{'step':34}{'in':>8}{'out':>8}{'':>8}    left out")
+    count = sum(m.records for m in minis.values())
+    r.row('miniatures', count, count, seconds=time.time()-began)
+    fetch_models(r)
+    other_sets(r, minis)
+    shutil.copytree(r.home/'hub'/'webvid'/'videos', r.work/'raw'/'webvid'/'videos')
+    steps = recipe_steps()
+    seconds = run_recipe_quickly(r, steps) if r.quick else run_recipe(r)
+    recipe_rows(r, minis, steps, seconds)
+    straight = r.work/'straight'
+    took = r.run('stage1 without a kill', [*steps['stage1'].words, f'out={straight}'])
+    train_row(r, 'stage1 without a kill', straight, UPDATES*BATCH, took)
+    same_result(r, 'stage1', straight, r.work/'run'/'stage1')
+    evaluation_rows(r, 'question_first', r.work/'run'/'evaluation.json', seconds['evaluation'])
+    other_order(r, steps['evaluation'])
+    page = (r.work/'run'/'report.html').read_text()
+    r.check('report', all(f'stage{i}' in page for i in (1, 2, 3)) and 'data:image/png' in page, 'it is not whole')
+    r.row('report (pages)', 1, 1, seconds=seconds['report'])
+    if not r.quick: two_processes(r, steps['stage1'].words, UPDATES*BATCH)
+    studies(r)
+
+
+def other_order(r, step):
+    words = [w for w in step.words]
+    words[words.index('--order')+1], words[words.index('--out')+1] = 'video_first', 'video_first.json'
+    seconds = r.run('evaluation, video first', words)
+    evaluation_rows(r, 'video_first', r.work/'video_first.json', seconds)
+
+
+def studies(r):
+    from fvlm.experiments.ablations import ABLATIONS
+    names = ['A1', 'B1'] if r.quick else list(ABLATIONS)
+    done = {n.split('-')[0] for n in ablation_rows(r, names, 2*BATCH, STUDY)}
+    r.check('ablations', done == {*names, 'LR1'}, f'only {sorted(done)} were run')
+    files = {p.stem for p in (CONFIGS/'ablations').glob('*.yaml')}-{n.lower() for n in ABLATIONS}
+    for name in () if r.quick else sorted(files-{'baseline', 'tiny'}):
+        words = [SCRIPTS/'train.py', '--config', CONFIGS/'ablations'/f'{name}.yaml', *STUDY, f'out=more/{name}']
+        train_row(r, f'ablation {name}', r.work/'more'/name, 2*BATCH, r.run(f'ablation {name}', words))
+    scaling_cells(r, 2*BATCH, STUDY[1:])
+
+
+def run_true_shapes(r):
+    words = [ROOT/'tests'/'rehearsal'/'true_shapes.py', r.work/'true_shapes.json']
+    r.run('true shapes', words, fresh=True)
+    return read_json(r.work/'true_shapes.json')
