@@ -36,8 +36,9 @@ from fvlm.data.chat import FRAME, IGNORE
 from fvlm.data.loader import Batches, train_batches
 from fvlm.data.plan import Plan
 from fvlm.data.sampling import VideoError, sample_times
-from fvlm.data.shards import (ROW, FrameSpec, Shards, clips_of, cut_media, fingerprint, index_shard, to_jpeg,
-    write_index, write_shard)
+from fvlm.data.index import ROW, write_index
+from fvlm.data.shards import (FrameSpec, Shards, clips_of, cut_media, fingerprint, index_shard, to_jpeg,
+    write_shard)
 from fvlm.model.encoder import IMAGE_MEAN, IMAGE_STD
 from fvlm.training.tracking import progress, run_info
 from fvlm.world.backbones import FRAME_SIZE, tiny_tokenizer
@@ -116,8 +117,8 @@ class Watch:
 @contextmanager
 def timed_loader(watch):
     "Time the functions that the real loader calls, while it runs; what lies between them is the rest."
-    parts = dict(fetch=(shards_module, 'read'), read_members=(shards_module, 'read'),
-        from_jpeg=(shards_module, 'decode'), encode_chat=(loader_module, 'tokenise'),
+    parts = dict(read_piece=(shards_module, 'read'), read_members=(shards_module, 'read'),
+        from_jpegs=(shards_module, 'decode'), encode_chat=(loader_module, 'tokenise'),
         collate=(loader_module, 'collate'))
     with ExitStack() as stack:
         for name, (module, stage) in parts.items():
@@ -199,7 +200,7 @@ def make_shards(folder, clips, tokenizer, copies=1):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     names = [f'{i:05d}.tar' for i in range(copies)]
-    if failed := write_shard(folder/names[0], clips, FrameSpec(SIDE)):
+    if failed := write_shard(folder/names[0], clips, FrameSpec(SIDE), tokenizer):
         raise ValueError(f"{failed[0]['key']}: {failed[0]['why']}")
     for name in names[1:]: shutil.copy(folder/names[0], folder/name)
     rows = index_shard(folder/names[0], tokenizer)

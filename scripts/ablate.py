@@ -20,7 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from fvlm.config import ConfigError, load_config
 from fvlm.data.plan import PlanError
-from fvlm.data.shards import ShardError
+from fvlm.data.remote import ShardError
 from fvlm.experiments.ablations import ABLATIONS, plot_study, run_ablations
 from fvlm.training.trainer import TrainError
 

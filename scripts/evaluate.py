@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 from fvlm.config import TrainConfig
 from fvlm.data.build import number_option
 from fvlm.data.loader import DataError
-from fvlm.data.shards import SPLITS
+from fvlm.data.index import SPLITS
 from fvlm.evaluation.exam import evaluate_model, save_evaluation
 from fvlm.model.foveated import MODES
 from fvlm.training.distributed import join_processes

@@ -14,7 +14,7 @@ import argparse, sys
 from transformers.utils.logging import disable_progress_bar
 
 from fvlm.config import ConfigError
-from fvlm.data.shards import ShardError
+from fvlm.data.remote import ShardError
 from fvlm.experiments.recipe import (check_disk, check_finished, disk_needs, make_world, plan_steps,
                                      plan_text, read_recipe, remember, write_recipe_report)
 from fvlm.experiments.runner import run_commands

@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 from fvlm.config import ConfigError, load_config
 from fvlm.data.loader import DataError
 from fvlm.data.plan import PlanError
-from fvlm.data.shards import ShardError
+from fvlm.data.remote import ShardError
 from fvlm.evaluation.metrics import validate
 from fvlm.training.checkpoint import CheckpointError
 from fvlm.training.distributed import PeerError, Stopped

@@ -7,7 +7,8 @@ from fvlm.config import DataConfig
 from fvlm.data.chat import IGNORE
 from fvlm.data.check import check_shards
 from fvlm.data.loader import Batches, SampleCounter, DataError
-from fvlm.data.shards import FrameSpec, Shards, index_shard, write_index, write_shard
+from fvlm.data.index import write_index
+from fvlm.data.shards import FrameSpec, Shards, index_shard, write_shard
 from fvlm.world.backbones import tiny_tokenizer
 
 TOKENIZER, OUTSIDE = tiny_tokenizer(), Path(tempfile.gettempdir())

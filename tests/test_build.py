@@ -5,7 +5,8 @@ from unittest import mock
 import numpy as np, pytest
 from fvlm.data.build import BuildError, build_shards, index_folder
 from fvlm.data.check import check_shards
-from fvlm.data.shards import SPLITS, FrameSpec, Shards, clips_of, split_of, write_index
+from fvlm.data.index import SPLITS, split_of, write_index
+from fvlm.data.shards import FrameSpec, Shards, clips_of
 from fvlm.data.sources import clips_from
 from fvlm.world.scenes import World, make_scene, render
 

@@ -9,7 +9,8 @@ from fvlm.config import DataConfig
 from fvlm.data.loader import SampleCounter, plan_index, train_batches
 from fvlm.data.plan import Plan
 from fvlm.world.scenes import World, make_scene, render
-from fvlm.data.shards import FrameSpec, Shards, clips_of, fingerprint, index_shard, write_index, write_shard
+from fvlm.data.index import write_index
+from fvlm.data.shards import FrameSpec, Shards, clips_of, fingerprint, index_shard, write_shard
 
 TOKENIZER, DATA, B = tiny_tokenizer(), DataConfig(max_tokens=128), 8
 

@@ -6,12 +6,13 @@ import numpy as np, pytest, torch
 from PIL import Image
 from safetensors.torch import load_file
 from fvlm.config import Config, DataConfig, LogConfig, ModelConfig, TrainConfig
-from fvlm.data import shards as module
+from fvlm.data import remote as module
 from fvlm.data.check import check_shards
 from fvlm.data.loader import Batches, SampleCounter, eval_batches, open_shards, plan_index, train_batches
 from fvlm.data.plan import Plan
-from fvlm.data.shards import (FrameSpec, ShardError, Shards, UnreachableError, fetch, fingerprint,
-    index_shard, write_index, write_shard)
+from fvlm.data.index import ROW, write_index
+from fvlm.data.remote import ShardError, UnreachableError, read_piece
+from fvlm.data.shards import FrameSpec, Shards, fingerprint, index_shard, write_shard
 from fvlm.training import trainer
 from fvlm.world.backbones import build_backbones, tiny_tokenizer
 
@@ -122,7 +123,7 @@ def test_never_a_wrong_sample(home, address, fault):
 def test_an_index_of_before(home, address, tmp_path):
     "It has no keys: it is read and checked as before, and nothing is compared."
     for p in home.iterdir(): (tmp_path/p.name).write_bytes(p.read_bytes())
-    old = np.array([r[:-1] for r in np.load(home/'index.npy').tolist()], module.ROW.descr[:-1])
+    old = np.array([r[:-1] for r in np.load(home/'index.npy').tolist()], ROW.descr[:-1])
     np.save(tmp_path/'index.npy', old)
     assert contents(Shards(tmp_path)) == contents(Shards(home))
     assert contents(Shards(f'{tmp_path},{home}')) == 2*contents(Shards(home))
@@ -155,7 +156,7 @@ def test_a_large_file_is_not_read_for_a_piece(home, address, monkeypatch):
     monkeypatch.setattr(module, '_MAX_WHOLE', 9000)
     with pytest.raises(ShardError, match=f'{address}/whole/0.tar: the server ignores Range'):
         Shards(f'{address}/whole')[0]
-    assert len(fetch(f'{address}/whole/0.tar')) > 9000  # all of it was asked for
+    assert len(read_piece(f'{address}/whole/0.tar')) > 9000  # all of it was asked for
 
 
 @pytest.mark.parametrize('workers', (0, 2))

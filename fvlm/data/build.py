@@ -6,7 +6,8 @@
 __all__ = ['BuildError', 'open_engine', 'build_shards', 'index_folder', 'number_option', 'bytes_text', 'build_options']
 
 # %% ../../nbs/1_data/08_build.ipynb #0b6b7d77
-import fcntl, hashlib, json, math, os, re, signal, threading, time, torch
+import fcntl, hashlib, json, math, os, re, signal, threading, time
+import numpy as np, torch
 from argparse import ArgumentParser, ArgumentTypeError
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -20,8 +21,8 @@ from traceback import walk_stack, walk_tb
 from ..config import write_atomic
 from .chat import FRAME, special_id
 from .sampling import VideoError
-from fvlm.data.shards import (HELD_OUT, FrameSpec, clip_members, fingerprint, index_shard, write_index,
-    write_shard)
+from .index import HELD_OUT, write_index
+from .shards import FrameSpec, clip_members, fingerprint, index_shard, write_shard
 from .sources import SOURCES, SourceError, check_clip
 
 # %% ../../nbs/1_data/08_build.ipynb #865e79e2
@@ -70,7 +71,7 @@ def _alarm(seconds, handler): # yields what starts the time of a clip
         signal.setitimer(signal.ITIMER_REAL, *left)
 
 # %% ../../nbs/1_data/08_build.ipynb #39c02a79
-def _write_clips(path, clips, spec, seconds): # a shard -> clips that failed in any way
+def _write_clips(path, clips, spec, seconds, tokenizer=None): # a shard -> clips that failed in any way
     current, lost, late = {}, {}, set()
     def on_alarm(number, frame):
         if _in_clip(walk_stack(frame)):
@@ -84,7 +85,8 @@ def _write_clips(path, clips, spec, seconds): # a shard -> clips that failed in 
     with (open(path.with_name(f'.{path.name}.now'), 'wb', buffering=0) as file,
           _alarm(seconds, on_alarm) as start_time):
         while True:
-            try: failed = write_shard(path, (begin(c) for c in clips if c['key'] not in lost), spec)
+            left = (begin(c) for c in clips if c['key'] not in lost)
+            try: failed = write_shard(path, left, spec, tokenizer)
             except Exception as e:
                 if not _in_clip(walk_tb(e.__traceback__)): raise
                 key, source = current['key'], current['source']
@@ -151,7 +153,7 @@ def _build_shard(path, clips, job, spec, tokenizer=None, seconds=120., skip=()):
     if not (note := _done_note(path, job, clips)) or _is_mended(path, clips, spec, seconds, skip):
         media = [*map(_stamp_of, clips)] # before they are read
         good, failed = _sort_clips(clips, skip)
-        failed += _write_clips(path, good, spec, seconds)
+        failed += _write_clips(path, good, spec, seconds, tokenizer)
         rows = index_shard(path, tokenizer, bad)
         failed += [dict(b, source='') for b in bad]
         paths = {c['key']:[str(path), *[m['path'] for m in c['media'] if 'path' in m]] for c in good}
@@ -163,17 +165,28 @@ def _build_shard(path, clips, job, spec, tokenizer=None, seconds=120., skip=()):
     return len(clips), note['failed']
 
 # %% ../../nbs/1_data/08_build.ipynb #e9a62bc4
+class _SeenKeys: # by hashes: 8 bytes a key, and a set of the newest
+    def __init__(self): self.new, self.old = set(), np.zeros(0, np.uint64)
+
+    def add(self, key): # was it there?
+        h = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), 'big')
+        at = np.searchsorted(self.old, np.uint64(h))
+        if h in self.new or (at<len(self.old) and self.old[at]==h): return True
+        self.new.add(h)
+        if len(self.new)>10_000+len(self.old)//16:
+            self.old = np.sort(np.concatenate([self.old, np.fromiter(self.new, np.uint64)]))
+            self.new = set()
+        return False
+
 def _in_shards(clips, per_shard, refuse): # clips of each shard, each key of a source once
-    hashes = set()
+    seen = _SeenKeys()
     def unique():
         for c in clips:
             if not isinstance(c, dict) or not all(isinstance(c.get(k), str) for k in ('key','source')):
                 refuse(f'{c!r:.60}', '', 'a clip without key or source')
                 continue
-            h = hashlib.blake2b(json.dumps([c['source'], c['key']]).encode(), digest_size=8).digest()
-            if h in hashes: refuse(c['key'], c['source'], 'duplicate key')
+            if seen.add(json.dumps([c['source'], c['key']])): refuse(c['key'], c['source'], 'duplicate key')
             else: yield c
-            hashes.add(h)
     left = unique()
     while shard:=list(islice(left, per_shard)): yield shard
 
@@ -354,10 +367,12 @@ def _finish_build(folder, names, failures, changed, bad, max_bad, about): # chan
     raise BuildError(f'{folder}: {why}; {mend}; see {lost}')
 
 # %% ../../nbs/1_data/08_build.ipynb #f3310fec
-def _spec_of(folder): # of the build that made it, if one did
-    try: about = json.loads((folder/'build.json').read_text())
-    except (OSError, ValueError): return {}
-    return dict(spec={k:about[k] for k in asdict(FrameSpec())}) if 'per_shard' in about else {}
+def _spec_of(folder): # of the builds that made it and its parts, if all are alike
+    specs = []
+    for path in folder.rglob('build.json'):
+        try: specs.append({k:json.loads(path.read_text())[k] for k in asdict(FrameSpec())})
+        except (OSError, ValueError, LookupError): return {}
+    return dict(spec=specs[0]) if specs and all(s==specs[0] for s in specs) else {}
 
 def index_folder(folder:str|Path, tokenizer=None, track:Callable=lambda n: None, held_out:int=HELD_OUT)->dict:
     "Index the tars in and below a folder -> content of index.json, and what failed; `track(1)` after each."

@@ -18,9 +18,10 @@ from fastcore.basics import patch
 from PIL import Image
 from .build import open_engine
 from .chat import ChatError, TooLong, encode_chat, tidy
-from .shards import (MAX_CLIP, MAX_MEMBERS, ROW, SPLITS, ShardError, announce, as_rows,
-    chats_of, content_of, count_tokens, fetch, fingerprint, from_jpeg, key_hash, messages_of, read_members,
-    safe_member, shown_in, split_of)
+from .index import ROW, SPLITS, as_rows, key_hash, split_of
+from .remote import ShardError, read_piece
+from .shards import (MAX_CLIP, MAX_MEMBERS, announce, chats_of, content_of, count_tokens,
+    fingerprint, from_jpeg, messages_of, read_members, safe_member, shown_in)
 from .archives import walk_tar
 
 # %% ../../nbs/1_data/11_check.ipynb #d768bfad
@@ -330,7 +331,7 @@ def _printable(text): return ''.join(c if c.isprintable() else '▯' for c in te
 
 def _stored_key(path, line): # empty: it cannot be read any more
     try:
-        files = read_members(fetch(path, int(line['offset']), int(line['length'])), 'clip')
+        files = read_members(read_piece(path, int(line['offset']), int(line['length'])), 'clip')
         return str(_key(json.loads(files['json'])) or '')
     except Exception: return ''
 
@@ -354,8 +355,8 @@ def _tars_in(folder): # names; raises what is wrong
     return tars
 
 def _read_index(folder): # content of index.json and the rows
-    about = json.loads(fetch(f'{folder}/index.json'))
-    table = as_rows(np.load(io.BytesIO(fetch(f'{folder}/index.npy'))))
+    about = json.loads(read_piece(f'{folder}/index.json'))
+    table = as_rows(np.load(io.BytesIO(read_piece(f'{folder}/index.npy'))))
     if len(table)!=about['samples']:
         raise ValueError(f"index.npy is no table of {about['samples']} samples")
     for k in ('shard','source','task','split'):

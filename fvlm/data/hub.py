@@ -201,12 +201,29 @@ class FetchPlan:
     def free(self)->int: # bytes on the disk of `out`
         return shutil.disk_usage(next(p for p in (self.out, *self.out.absolute().parents) if p.exists())).free
 
+    @property
+    def about(self)->str: # lines for people
+        r, part = self.remote, f', slice {self.part[0]} of {self.part[1]}'*(self.part[1]>1)
+        size = f'{len(self.missing)} of {len(self.files)} files, {_size(self.need)}{part}' if self.commit \
+            else f'about {_size(self.need)}{part} (no list of files: {self.problem})'
+        terms = '; gated: accept its terms there and set HF_TOKEN'*r.gated
+        lines = [f'{self.name}: {r.link}', f'licence    {r.licence}{terms}', f'to fetch   {size}',
+            f'free disk  {_size(self.free)} in {self.out}']
+        return '\n'.join(lines+[f'note       {r.note}']*bool(r.note))
+
+    @property
+    def next_step(self)->str: # what to do with it
+        r = self.remote
+        if not r.build: return f'{r.repo} loads by this name, without a network too'
+        media = f' --media {self.out}'*bool(r.tables and r.media)
+        return f'next: fvlm data build {self.out/r.annotations} OUT --kind {r.build}{media}'
+
     def check_room(self):
         "Refuse what does not fit on the disk."
         if self.need<=self.free: return
-        fits = math.ceil(self.remote.media_bytes/max(self.free*.9-self.remote.table_bytes, 1))
-        part = f', a slice (--slice 1/{fits})' if self.remote.media and fits<10_000 else ''
-        mend = f'--out on a larger disk{part}' if self.remote.build else 'FVLM_CACHE on a larger disk'
+        fits = math.ceil(self.part[1]*self.need/max(self.free*.9, 1))
+        part = f', or a slice: --slice 1/{fits}' if self.remote.media and fits<10_000 else ''
+        mend = f'an --out on a larger disk{part}' if self.remote.build else 'an FVLM_CACHE on a larger disk'
         raise HubError(f'{self.name} needs {_size(self.need)} and {self.out} has {_size(self.free)} free; '
             f'give {mend}')
 
@@ -290,9 +307,11 @@ def fetch_files(
     "Download what is missing; the next call goes on."
     if plan.problem: raise plan.problem
     plan.check_room()
-    stop, pool = threading.Event(), ThreadPoolExecutor(workers)
+    stop, lock, pool = threading.Event(), threading.Lock(), ThreadPoolExecutor(workers)
+    def count(n):
+        with lock: track(n)
     try:
-        jobs = [pool.submit(_fetch_file, plan, f, track, stop) for f in plan.missing]
+        jobs = [pool.submit(_fetch_file, plan, f, count, stop) for f in plan.missing]
         for job in as_completed(jobs): job.result()
     finally:
         stop.set()

@@ -13,7 +13,8 @@ from fastcore.basics import patch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from ..config import DataConfig
 from .chat import FRAME, IGNORE, TooLong, collate, encode_chat, special_id
-from .shards import ShardError, Shards, UnreachableError
+from .remote import ShardError, UnreachableError
+from .shards import Shards, stored_ids
 
 # %% ../../nbs/1_data/10_loader.ipynb #fd32d96b
 def open_shards(data:DataConfig, split:str='train', max_samples:int=None)->Shards: # none: as in the config
@@ -25,11 +26,11 @@ def plan_index(shards:Shards, data:DataConfig, tokens_per_frame:int=1)->dict: # 
     "Lengths, frames and sources of the samples; one that is left out costs one token."
     limits = dict(max_tokens=data.max_tokens, max_frames=data.max_frames, too_long=data.too_long)
     frames = shards.column('frames').astype(np.int32)
-    lengths = lambda *costs: shards.lengths(*costs, **limits).astype(np.int32)
-    return dict(lengths=lengths(tokens_per_frame, data.image_frames),
+    lengths = lambda *costs: shards.lengths(*costs, **limits)
+    return dict(lengths=lengths(tokens_per_frame, data.image_frames, data.looks_per_frame),
                 frames=np.where(shards.left_out(**limits), np.minimum(frames, 1), frames),
                 source=shards.column('source'), names=shards.names['sources'],
-                sort_by=lengths(1, 1))
+                sort_by=lengths(1, 1, 1))
 
 # %% ../../nbs/1_data/10_loader.ipynb #fd32d96d
 def _check_frame_size(shards, data):
@@ -70,7 +71,8 @@ def _encode(self:Batches, i): # ids, labels, frames, pixels and meta of sample i
     sample, d = self.shards[i], self.data
     row, chat, pixels = sample['row'], sample['chat'], sample['pixels']
     e = encode_chat(sample['messages'], self.tokenizer, d.mask, d.order, self.tokens_per_frame,
-        d.image_frames, d.max_tokens, key=row['key'], max_frames=d.max_frames, too_long=d.too_long)
+        d.image_frames, d.max_tokens, key=row['key'], max_frames=d.max_frames, too_long=d.too_long,
+        looks_per_frame=d.looks_per_frame, ids=stored_ids(chat, sample['tokenizer'], self.tokenizer))
     meta = {k:row[k] for k in ('key','group','source','task')} | dict(chance=chat.get('chance'))
     meta['answer'] = chat.get('answer') or _text_of(sample['messages'][-1])
     n, stored = max(e.frames, default=-1)+1, 0 if pixels is None else len(pixels)

@@ -16,7 +16,9 @@ from einops import rearrange
 from PIL import Image
 from .chat import ChatError, MaskView, encode_chat, show_mask, tidy
 from .check import _plural, _printable
-from .shards import SPLITS, ShardError, Shards
+from .index import SPLITS
+from .remote import ShardError
+from .shards import Shards
 
 # %% ../../nbs/1_data/12_show.ipynb #1d356c69
 def _draw_samples(shards, n=6, seed=0): # numbers of samples, fewer if there are not so many clips

@@ -53,7 +53,7 @@ def question_batch(
     content = [dict(type='text', text=question), *media]
     e = encode_chat([dict(role='user', content=content)], tokenizer, order=order or c.order, generate=True,
         tokens_per_frame=c.tokens_per_frame, image_frames=image_frames or 1,
-        max_tokens=c.text_config.max_position_embeddings)
+        looks_per_frame=c.looks_per_frame, max_tokens=c.text_config.max_position_embeddings)
     batch = collate([dict(vars(e), pixels=frames_TCHW)], tokenizer.pad_token_id)
     return dict(frame_index=batch['frame_index'],
         **{k:batch[k].to(model.device) for k in ('input_ids','pixel_values_videos')})

@@ -22,7 +22,7 @@ from ..config import Config, ConfigError, load_config
 from ..data.build import number_option
 from ..data.chat import IGNORE, prepare_tokenizer
 from ..data.loader import open_shards
-from ..data.shards import ShardError
+from ..data.remote import ShardError
 from ..model.encoder import n_prefix, vit_layers
 from ..model.foveated import MODES, FoveatedConfig, FoveatedVLM, checkpoint_folder
 from ..training.optim import GROUPS, freeze, group_of
@@ -70,8 +70,8 @@ def architecture(cfg:Config)->FoveatedConfig:
     vision = saved.vision_config if saved else _backbone_config(m.vision)
     text = saved.text_config if saved else _with_placeholder(_backbone_config(m.language), m.language)
     return FoveatedConfig(vision_config=vision, text_config=text, pooler=m.pooler, mode=m.train_mode,
-        query_weights=m.query_weights, first_query=m.first_query, lambda_coarse=m.lambda_coarse,
-        tokens_per_frame=m.tokens_per_frame)
+        query_weights=m.query_weights, query_dim=m.query_dim, temperature=m.temperature,
+        first_query=m.first_query, lambda_coarse=m.lambda_coarse, tokens_per_frame=m.tokens_per_frame)
 
 @lru_cache(maxsize=32)
 def _on_meta(arch_json):
@@ -223,7 +223,8 @@ def sample_flops(
     "What training on one sample costs."
     m = CostModel(architecture(cfg), cfg.model.frozen, cfg.data.frame_size)
     s = SampleSize(frames, tokens, answers, distinct_frames, before)
-    return float(sum(_part_flops(m, s, refinements=1+cfg.train.refine).values()).sum())
+    refinements = 1+cfg.train.refine*cfg.train.refine_passes
+    return float(sum(_part_flops(m, s, refinements=refinements).values()).sum())
 
 # %% ../../nbs/5_evaluation/04_cost.ipynb #77061350
 def _size_batch(arch, s, B, size, pixels_in=nullcontext()): # B samples, of sizes rounded up to whole numbers
@@ -266,7 +267,7 @@ def training_memory(
     m:CostModel,
     s:SampleSize,
     batch:int=1, # samples in a micro-batch
-    refinements:float=1., # of the fine pass
+    refinements:int=1, # of the fine pass, in the updates that have most
     bf16:bool=False, # computed under autocast
     gradient_checkpointing:bool=False,
 )->dict: # part -> bytes
@@ -280,7 +281,7 @@ def training_memory(
         for p in trained: p.grad = torch.empty_like(p)
         inputs = _size_batch(m.arch, s, batch, m.size, fake)
         with torch.autocast('cpu', torch.bfloat16, enabled=bf16):
-            loss = model(**inputs, n_refinements=math.ceil(refinements)).loss
+            loss = model(**inputs, n_refinements=refinements).loss
         loss.backward()
     size, trains = (sum(p.numel() for p in ps) for ps in (model.parameters(), trained))
     return dict(weights=4*size, gradients=4*trains, AdamW=8*trains, activations=live.peak-4*(size+trains))
@@ -309,8 +310,9 @@ def _from_shards(cfg): # mean T, U, S with frames, S without, share of text; Non
     try: shards = open_shards(d)
     except ShardError: return None
     if not (U:=shards.column('frames').astype(int)).any(): return None
-    T, R = U+shards.column('images').astype(int)*(d.image_frames-1), cfg.model.tokens_per_frame
-    S = shards.lengths(R, d.image_frames, d.max_tokens)-T*R
+    images, R = shards.column('images').astype(int), cfg.model.tokens_per_frame
+    T = images*d.image_frames+(U-images)*d.looks_per_frame
+    S = shards.lengths(R, d.image_frames, d.looks_per_frame, d.max_tokens)-T*R
     def mean(x): return float(x.mean()) if len(x) and shards.tokenizer else min(256., d.max_tokens)
     return (float(T[U>0].mean()), float(U[U>0].mean()), mean(S[U>0]), mean(S[U==0]),
             d.text_share or float((U==0).mean()))
@@ -323,7 +325,8 @@ def _mean_samples(
     "What a run reads, on average."
     d, still, found = cfg.data, cfg.stage==2, _from_shards(cfg)
     S = min(256., d.max_tokens)
-    typical = (d.image_frames if still else 8., 1. if still else None, S, S, d.text_share)
+    slots = (d.image_frames, 1.) if still else (8.*d.looks_per_frame, 8.)
+    typical = *slots, S, S, d.text_share
     T, U, S, S_text, share = found or typical
     supervised = lambda n: n-1 if d.mask=='all' else n/2
     given = {k:float(v) for k,v in given.items() if v is not None}
@@ -367,8 +370,8 @@ def cost_sheet(
     "What a run needs."
     r, t, c, arch = _mean_samples(cfg, **given), cfg.train, cfg.model, architecture(cfg)
     m, s = CostModel(arch, c.frozen, cfg.data.frame_size), r.video
-    refinements, bf16, micro = 1+t.refine, t.precision!='fp32', _micro_batch(cfg, s)
-    video, text = (_part_flops(m, x, refinements=refinements) for x in (s, r.text))
+    extra, bf16, micro = t.refine_passes*(t.refine>0), t.precision!='fp32', _micro_batch(cfg, s)
+    video, text = (_part_flops(m, x, refinements=1+t.refine*t.refine_passes) for x in (s, r.text))
     update = {k:(t.batch_size*((1-r.text_share)*video[k]+r.text_share*text[k])).tolist() for k in _PARTS}
     samples, one = t.steps*t.batch_size, sum(map(sum, update.values()))/t.batch_size
     modes = MODES[:3 if m.queries and arch.mode=='fine' else 1] if s.frames else ()
@@ -379,7 +382,7 @@ def cost_sheet(
         parameters=count_parameters(arch, m.frozen), update=update, batch=t.batch_size, sample_flops=one,
         run=dict(updates=t.steps, samples=samples, flops=samples*one),
         micro=micro, precision='bf16' if bf16 else 'fp32', checkpointing=t.checkpointing,
-        memory=training_memory(m, s, micro, refinements, bf16, t.checkpointing), cache=cache_bytes(m),
+        memory=training_memory(m, s, micro, 1+extra, bf16, t.checkpointing), cache=cache_bytes(m),
         answer={k:_answer_flops(m, prompt, 32, k) for k in modes})
     if budget:
         sheet['budget'] = dict(flops=float(budget), samples=int(budget//one),

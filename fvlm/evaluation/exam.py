@@ -12,7 +12,8 @@ from pathlib import Path
 from ..config import DataConfig, TrainConfig, write_atomic
 from .metrics import accuracy_table, as_records, paired, score_shards
 from ..model.foveated import MODES, FoveatedConfig, FoveatedVLM, load_tokenizer
-from ..data.shards import ShardError, Shards
+from ..data.remote import ShardError
+from ..data.shards import Shards
 from ..training.distributed import Processes, join_processes
 from ..training.tracking import progress, run_info
 
@@ -22,7 +23,8 @@ def _model_data(
     **options, # fields of `DataConfig`; None: as the model was trained
 )->DataConfig:
     "How samples become tokens for this model."
-    trained = {k:getattr(config, k) for k in ('order','image_frames','frame_size','max_frames')}
+    fields = 'order', 'image_frames', 'looks_per_frame', 'frame_size', 'max_frames'
+    trained = {k:getattr(config, k) for k in fields}
     return DataConfig(**trained|{k:v for k,v in options.items() if v is not None})
 
 def _check_frame_size(shards, size, name): # frames in shards, and those of the model
@@ -72,7 +74,7 @@ def evaluate_model(
         results += as_records(accuracy_table(scores, ('task','mode')).assign(**place, **counts))
         pairs += [paired(scores, a, b)|place for a,b in (('fine','coarse'), ('autoregressive','fine'))
                   if {a,b}<=set(scores['mode'])]
-    shown = {k:getattr(how, k) for k in ('order','image_frames','frame_size','max_tokens')}
+    shown = {k:getattr(how, k) for k in ('order','image_frames','looks_per_frame','frame_size','max_tokens')}
     return dict(info=run_info(), model=str(folder), split=split, samples=samples, **shown, results=results,
         paired=as_records(pd.DataFrame(pairs)))
 
@@ -83,7 +85,7 @@ def save_evaluation(
 )->Path: # the same
     "Write the table, then the JSON file."
     path, info = Path(path), found['info']
-    origin = {k:found[k] for k in ('model','split','order','image_frames','frame_size')}
+    origin = {k:found[k] for k in ('model','split','order','image_frames','looks_per_frame','frame_size')}
     origin.update(commit=info['commit'], hardware=info['gpu'] or info['cpu'])
     table = pd.DataFrame(found['results']).assign(**origin)
     write_atomic(path.with_suffix('.csv'), table.to_csv(index=False))

@@ -19,7 +19,7 @@ from ..model.foveated import MODES, FoveatedVLM
 from ..data.shards import Shards
 from ..training.distributed import Processes, is_sharded, unshard
 from ..training.guards import MemoryRefusal, is_out_of_memory
-from ..training.trainer import compute_dtype
+from ..training.optim import compute_dtype
 
 # %% ../../nbs/5_evaluation/01_metrics.ipynb #617df21a
 def _row_scores(hidden_BSH, labels_BS, weight_VH): # one dict per row

@@ -23,8 +23,9 @@ from fvlm.model.foveated import FoveatedVLM, load_tokenizer
 from fvlm.data.plan import PlanError
 from fvlm.training.distributed import PeerError, Processes, Stopped
 from fvlm.world.scenes import World, make_scene
-from fvlm.data.shards import (FrameSpec, ShardError, Shards, fingerprint, index_shard, to_jpeg, write_index,
-    write_shard)
+from fvlm.data.index import write_index
+from fvlm.data.remote import ShardError
+from fvlm.data.shards import FrameSpec, Shards, fingerprint, index_shard, to_jpeg, write_shard
 from fvlm.training.tracking import run_info
 from fvlm.training.trainer import TrainError, train
 
@@ -894,7 +895,7 @@ def child_pids(
     return []
 
 def stuck_disk(after): # readers whose disk does not answer any more, after so many samples
-    return replaced(shards_module, 'fetch', lambda i, real, *a, **k: (
+    return replaced(shards_module, 'read_piece', lambda i, real, *a, **k: (
         time.sleep(10**6) if i==after else None, real(*a, **k))[1])
 
 def hurt_worker(
