@@ -53,11 +53,13 @@ class Process:
                     stderr=out, env=os.environ | (env or {}), start_new_session=True)
             self.pid = self.child.pid
             return
+        sys.stdout.flush()
         self.child, self.pid = None, os.fork()
         if self.pid: return
         os.setsid()
         out = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for stream in (1, 2): os.dup2(out, stream)
+        sys.stdout, sys.stderr = (open(stream, 'w', closefd=False) for stream in (1, 2))
         os.chdir(folder)
         os.environ.update(env or {})
         call(words)
