@@ -16,13 +16,13 @@ from functools import partial
 from itertools import groupby
 from fastcore.basics import patch
 from PIL import Image
+from .archives import walk_tar
 from .build import open_engine
-from .chat import ChatError, TooLong, encode_chat, tidy
+from .chat import ChatError, TooLong, encode_chat, known_ids, tidy
 from .index import ROW, SPLITS, as_rows, key_hash, split_of
 from .remote import ShardError, read_piece
 from .shards import (MAX_CLIP, MAX_MEMBERS, announce, chats_of, content_of, count_tokens,
-    fingerprint, from_jpeg, messages_of, read_members, safe_member, shown_in)
-from .archives import walk_tar
+    fingerprint, from_jpeg, messages_of, read_members, safe_member, shown_in, stored_ids)
 
 # %% ../../nbs/1_data/11_check.ipynb #d768bfad
 def _by_reason(reasons_of): return {r:mend for mend,rs in reasons_of.items() for r in rs.split(', ')}
@@ -141,6 +141,12 @@ def _check_ids(meta, V=None): # are they possible? V is the size of the vocabula
             type(i) is not int or not 0<=i<(V or i+1) for i in ids):
         yield 'bad token ids', 'not ids of the vocabulary and a loss_mask of 0 and 1, equally long'
 
+# %% ../../nbs/1_data/11_check.ipynb #b2815e23
+def _are_other_ids(chat, mark, shown, tokenizer): # than the tokenizer makes
+    try: ids = stored_ids(chat, mark, tokenizer)
+    except (ValueError, LookupError, TypeError, AttributeError): return True
+    return bool(ids) and ids!=known_ids(messages_of(chat, shown), tokenizer)
+
 # %% ../../nbs/1_data/11_check.ipynb #96c09e98
 def _text_of(content): # of a turn, which may hold anything
     if isinstance(content, str): return content
@@ -191,6 +197,8 @@ def _read_meta(clip, text, tokenizer, max_tokens): # into the clip; yields (reas
         clip.keys.append(str(chat['key'] or key))
         clip.tokens.append(tokens)
         if fault: yield fault
+        elif _are_other_ids(chat, meta.get('tokenizer'), shown, tokenizer):
+            yield 'bad token ids', f"chat '{chat['key']}': the stored ids are not those of its text"
     if not clip.frames and not clip.is_bad():
         clip.content = int(content_of([], chats_of(meta)), 16)
 

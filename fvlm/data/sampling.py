@@ -173,9 +173,16 @@ def _indexed_track(container, stream, size): # of an mp4 of so many bytes; None:
     return _Track(pts, pts[is_key], tick, float((stop-pts[0])*tick), True, late, True)
 
 # %% ../../nbs/1_data/01_sampling.ipynb #46962cbb
+_SKIPS = 'h264', 'hevc' # codecs that can leave out a frame that no other frame needs
+
 def _decode(name, container, stream, track, wanted): # yields a frame for each of these numbers
-    def frames(): # (time, frame) from here on
-        for i,frame in enumerate(container.decode(stream)):
+    exact, may_skip = set(track.pts[wanted].tolist()), track.indexed and stream.codec_context.name in _SKIPS
+    def decoded(): # frames from here on
+        for packet in container.demux(stream):
+            if may_skip: stream.codec_context.skip_frame = 'DEFAULT' if packet.pts in exact else 'NONREF'
+            yield from packet.decode()
+    def frames(): # (time, frame)
+        for i,frame in enumerate(decoded()):
             yield (frame.pts if track.timed else track.pts[min(i,len(track.pts)-1)]), frame
 
     can_seek = track.timed and {'mp4','matroska'} & set(container.format.name.split(','))
