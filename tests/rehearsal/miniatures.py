@@ -310,18 +310,21 @@ def sharegpt4video(root, count):
 
 
 def sharegptvideo(root, count):
-    "Videos as folders of frames in archives; the folder's name is the video's."
+    "Videos as folders of frames in archives, named by captions, questions and preference pairs."
     r = Repository(root, 'sharegptvideo', 'ShareGPTVideo/train_video_and_instruction', 'sharegptvideo')
-    sft, captions, media = [], [], [{}, {}]
+    sft, captions, pairs, media = [], [], [], [{}, {}]
     for i in range(count):
         name, frames = f'v_{i:04d}-Scene-001', (1, 4, 10, 3)[i % 4]
         for f in range(frames): media[i % 2][f'{name}/c01_{f+1:04d}.jpeg'] = image(8000+100*i+f)
         sft.append(dict(id=f'{name}-qa', video=name, conversations=_human(f'<video>\n{text(6, i)}?', text(9, i))))
         captions.append(dict(id=f'{name}-cap', video=name, conversations=_human('<video>\nDescribe it.',
             text(50, i))))
-        r.mini.add(frames, samples=2)
+        pairs.append(dict(id=f'{name}-dpo', video=name, prompt=f'<video>\n{text(5, i)}?', answer=text(7, i),
+            chosen=text(8, i), chosen_score=5, rejected=text(6, i+3), rejected_score=2))
+        r.mini.add(frames, samples=3)
     r.jsonl('video_instruction/train/sft/video_240k_caption_15k.jsonl', sft)
     r.jsonl('video_instruction/train/pretrain/video_caption_pretrain.jsonl', captions)
+    r.jsonl('video_instruction/train/dpo/sft_dpo_17k.jsonl', pairs)
     for i in (0, 1): r.tar(f'train_300k/chunk_{i}.tar.gz', media[i])
     return r.done()
 

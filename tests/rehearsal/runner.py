@@ -131,7 +131,7 @@ class Rehearsal:
         return time.time()-process.began
 
     def run_all(self, commands):  # name -> words; -> name to seconds
-        "Commands that do not need one another, some at a time."
+        "Commands that do not need one another, some at a time; what fails is a fault, and the others go on."
         waiting, running, seconds = list(commands.items()), {}, {}
         while waiting or running:
             while waiting and len(running) < self.jobs:
@@ -142,7 +142,7 @@ class Rehearsal:
                 if process.poll() is None: continue
                 del running[name]
                 seconds[name] = time.time()-process.began
-                if process.code: raise Fault(f'{name} ended with {process.code}; {process.tail()}')
+                if process.code: self.faults.append(f'{name} ended with {process.code}; {process.tail()}')
         return seconds
 
     def row(self, step, given, out, left_out=None, seconds=0., expected=None):

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+import traceback
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,7 @@ MODES = 'coarse', 'fine', 'autoregressive'
 TWO = '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2'
 # what is said of a clip that is left out -> the reason that the miniature was made with
 REASONS = (('not a readable video|cannot be decoded|truncated|broken video', 'a truncated video'),
-    ('failed_to_download', 'failed_to_download'),
+    ('its status is|failed_to_download', 'failed_to_download'),
     ('no such file|not there|in no archive|no member', 'a video that is not there'),
     ("both answers are the same", 'both answers are the same'),
     ("its field|turn|answer|caption|empty", 'a missing field'))
@@ -111,6 +112,7 @@ def build_row(r, name, minis, seconds, whole=True):
 
 def check_rows(r, sets):  # sets: name -> miniatures
     "`fvlm data check` of each, which must find nothing wrong, and note what was made to be noted."
+    sets = {n:m for n, m in sets.items() if (r.work/'data'/n/'index.json').is_file()}  # without: a fault already
     words = {f'check {n}':['fvlm', 'data', 'check', f'data/{n}', '--tokenizer', TOKENIZER] for n in sets}
     for (step, seconds), (name, minis) in zip(sorted_like(r.run_all(words), words), sets.items()):
         said = (r.logs/f'check-{name}.log').read_text()
@@ -303,6 +305,7 @@ def rehearse(home, out, quick=False, true_shapes=False):  # -> what differed, in
         os.chdir(r.work)
         try: all_steps(r)
         except Fault as e: r.faults.append(str(e))
+        except Exception: r.faults.append(traceback.format_exc())
         shapes = true_shapes and not r.faults and run_true_shapes(r)
     from fvlm.training.tracking import run_info
     result = dict(info=run_info(), quick=quick, seed=SEED, config='configs/pipeline.yaml', overrides=RECIPE,
