@@ -224,7 +224,8 @@ def run_build(
     with progress(None if o.limit else records_in(o.annotations), 'building', 'record') as bar:
         clips, track = _with_record_count(islice(filter(keep, clips) if keep else clips, o.limit), bar.update)
         r = build_shards(clips, o.out, spec, o.per_shard, tokenizer, o.workers, o.engine,
-            bad=bad if count_bad else [], max_bad=o.max_bad, skip=tuple(o.skip), retry=o.retry, track=track, held_out=o.held_out)
+            bad=bad if count_bad else [], max_bad=o.max_bad, skip=tuple(o.skip), retry=o.retry,
+            track=track, held_out=o.held_out)
     many = lambda n, word: f'{n:,} {word}{"s"*(n!=1)}'
     tokens = many(r['tokens'], 'token') if tokenizer else 'tokens not counted'
     hours = f"{r['hours']:.3g} hours of video, " if r['hours'] else ''
@@ -302,6 +303,7 @@ def _fetch_options(parser):
     add('--dry-run', action='store_true', help='show what would be downloaded')
     add('--yes', action='store_true', help='download without asking')
 
+# %% ../nbs/99_cli.ipynb #6a3480c0
 def download(plan:FetchPlan)->None:
     "Fetch the files of a plan under a progress bar."
     received = 0
@@ -316,7 +318,9 @@ def _run_fetch(o):
     plan = plan_fetch(o.name, parse_slice(o.slice), o.out, o.only)
     print(plan.about)
     plan.check_room()
-    if o.dry_run: return 0
+    if o.dry_run:
+        if plan.problem: print(f'the hub has not been asked: {plan.problem}')
+        return 0
     if plan.problem: raise plan.problem
     if plan.missing and not o.yes:
         if not sys.stdin.isatty(): raise ValueError('add --yes to download without being asked')

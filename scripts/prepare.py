@@ -1,0 +1,60 @@
+"""Shards of a public data set that may be larger than the disk: slice by slice it is fetched, built, deleted.
+
+    python scripts/prepare.py openvid data/openvid --slices 186 --workers 16
+    python scripts/prepare.py smoltalk data/smoltalk --share 0:0.5 --keep-raw
+
+NAME is one of `fvlm fetch`; behind it stand the options of `fvlm data build`, but for the kind and the media,
+which are known. Slice K becomes OUT/K; at the end one index covers all. A second call goes on where the first
+was stopped, also by kill -9. Exit codes: 0 done, 2 something is wrong (one line), 130 stopped by Ctrl-C.
+"""
+import argparse
+import sys
+
+from fvlm.cli import download, main as fvlm, run_build
+from fvlm.data.build import BuildError, build_options
+from fvlm.data.hub import clips_of_slice, delete_media, note_slice, plan_fetch, read_slices
+
+
+def read_options(argv):
+    raw = argparse.RawDescriptionHelpFormatter
+    first = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=raw)
+    first.add_argument('name', help='a data set of `fvlm fetch`')
+    first.add_argument('out', help='folder of the shards')
+    first.add_argument('--slices', type=int, default=1, metavar='N', help='parts of the media (default 1)')
+    first.add_argument('--raw', default='', help='folder of the downloads (default raw/NAME)')
+    first.add_argument('--keep-raw', action='store_true', help='delete nothing')
+    o, rest = first.parse_known_args(argv)
+    build_options(second := argparse.ArgumentParser(prog='prepare.py NAME OUT [--slices N]'))
+    return o, rest, lambda annotations='', out='': second.parse_args([annotations, out, *rest])
+
+
+def prepare_slice(o, k, notes, build):
+    plan = plan_fetch(o.name, (k, o.slices), o.raw, commit=notes['commit'])
+    if str(k) not in notes['slices']:
+        print(plan.about if k == 1 else f'slice {k} of {o.slices}', flush=True)
+        download(plan)
+        seen, args = {}, build(str(plan.out/plan.remote.annotations), f'{o.out}/{k}')
+        args.kind, args.media = plan.remote.build, str(plan.out)
+        try: run_build(args, clips_of_slice(plan, seen), count_bad=k == 1 or not plan.remote.tables)
+        except BuildError:
+            if seen['clips']: raise
+            print(f"none of {seen['of']:,} clips has its media in this slice", flush=True)
+        note_slice(o.out, notes, plan, seen)
+    if not o.keep_raw: delete_media(plan)
+
+
+def main(argv=None):
+    o, rest, build = read_options(argv)
+    args = build()  # what is wrong with it is told before a download
+    try:
+        notes = read_slices(o.out, dict(name=o.name, slices=o.slices, options=rest))
+        for k in range(1, o.slices+1): prepare_slice(o, k, notes, build)
+        print(f"{notes['absent']:,} clips have their media in no slice", flush=True)
+        return fvlm(['data', 'index', o.out]+['--tokenizer', args.tokenizer]*bool(args.tokenizer))
+    except (ValueError, OSError) as e:
+        print(f"prepare: {' '.join(str(e).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt: return 130
+
+
+if __name__ == '__main__': sys.exit(main())
