@@ -358,7 +358,8 @@ def _compare(self:CheckReport, lines, paths, sources): # of all shards; names of
 # %% ../../nbs/1_data/11_check.ipynb #2ba826ad
 def _tars_in(folder): # names; raises what is wrong
     fs, path = fsspec.core.url_to_fs(folder)
-    tars = sorted(p.rpartition('/')[2] for p in fs.ls(path, detail=False) if p.endswith('.tar'))
+    top = path.rstrip('/')+'/' # also in the folders of slices, as the index names them
+    tars = sorted(p.removeprefix(top) for p in fs.find(path) if p.endswith('.tar'))
     if not tars: raise FileNotFoundError
     return tars
 

@@ -344,7 +344,8 @@ def clips_of_slice(
     seen.update(of=0, clips=0)
     def belongs(clip):
         paths = [os.path.abspath(m['path']) for m in clip['media'] if 'path' in m]
-        found = here.issuperset(paths) and (first or bool(clip['media']))
+        theirs = not plan.remote.media or here.issuperset(paths) # media of your own are in no slice
+        found = theirs and (first or bool(clip['media']))
         seen['of'], seen['clips'] = seen['of']+1, seen['clips']+found
         return found
     return belongs
