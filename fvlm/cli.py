@@ -219,7 +219,7 @@ def run_build(
 )->int: # exit code
     "Build shards and print a summary."
     tokenizer, bad = _data_tokenizer(o.tokenizer), []
-    clips = clips_from(o.kind, o.annotations, o.media, o.source, bad)
+    clips = clips_from(o.kind, o.annotations, o.media, o.source, bad, o.share, o.present)
     spec = FrameSpec(o.size, o.frames, o.fps, o.cap, o.quality)
     with progress(None if o.limit else records_in(o.annotations), 'building', 'record') as bar:
         clips, track = _with_record_count(islice(filter(keep, clips) if keep else clips, o.limit), bar.update)
@@ -317,11 +317,10 @@ def download(plan:FetchPlan)->None:
 def _run_fetch(o):
     plan = plan_fetch(o.name, parse_slice(o.slice), o.out, o.only)
     print(plan.about)
+    if plan.problem and not o.dry_run: raise plan.problem
+    if plan.problem: print(f'the hub has not been asked: {plan.problem}')
     plan.check_room()
-    if o.dry_run:
-        if plan.problem: print(f'the hub has not been asked: {plan.problem}')
-        return 0
-    if plan.problem: raise plan.problem
+    if o.dry_run: return 0
     if plan.missing and not o.yes:
         if not sys.stdin.isatty(): raise ValueError('add --yes to download without being asked')
         if input('download? [y/N] ').strip().lower() not in ('y', 'yes'): return 1

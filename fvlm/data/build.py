@@ -402,6 +402,13 @@ def number_option(kind:type=int, least:float=1, most:float=math.inf)->Callable:
         raise ArgumentTypeError(f"'{text}' is not a {'whole ' if kind is int else ''}number {limits}")
     return read
 
+def _share_option(text:str)->tuple[float,float]:
+    "An argparse type: a part `A:B` of the range from 0 to 1."
+    try: low, high = map(float, text.split(':'))
+    except ValueError: low = high = 0
+    if 0<=low<high<=1: return low, high
+    raise ArgumentTypeError(f"'{text}' is not a part A:B of the range from 0 to 1, such as 0:0.5")
+
 def bytes_text(n:float)->str:
     "A number of bytes for people, such as 1.5 GB."
     return f'{n/1e9:,.1f} GB' if n>=1e9 else f'{n/1e6:,.1f} MB'
@@ -416,6 +423,9 @@ def build_options(parser:ArgumentParser)->None:
         help='format of the annotations; see fvlm data sources')
     add('--media', help='folder of the media (default: that of the annotations)')
     add('--source', help='name of the data set (default: the kind)')
+    add('--share', type=_share_option, default=(0.,1.), metavar='A:B',
+        help='only records whose key hashes into this part of 0:1; parts that do not overlap share none')
+    add('--present', action='store_true', help='pass over records whose media are not there')
     frames = parser.add_mutually_exclusive_group()
     for name,kind,default,text in [
             ('fps', number_option(float, 1e-6), 1., 'frames per second of a video'),
