@@ -7,13 +7,14 @@
 For other processes: HF_ENDPOINT=address and HF_HUB_OFFLINE=0. `hub` is the address, a string, and is told
 how to fail by its attributes: `gated` (names of repositories whose files answer 403, or 401 without a token),
 `errors` (the next requests answer with these status codes), `cut` (file name -> list: after how many bytes
-each next download of the file breaks) and `down` (everything answers 503). `requests` lists
-(method, path, range) of what came in.
+each next download of the file breaks), `down` (everything answers 503) and `pause` (seconds before the bytes
+of each file). `requests` lists (method, path, range) of what came in.
 """
 import hashlib
 import json
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,7 +28,7 @@ class Hub(str):
     "The address, with what the server is told and what it saw."
     def __new__(cls, url):
         hub = super().__new__(cls, url)
-        hub.gated, hub.errors, hub.cut, hub.down, hub.requests = set(), [], {}, False, []
+        hub.gated, hub.errors, hub.cut, hub.down, hub.pause, hub.requests = set(), [], {}, False, 0, []
         return hub
 
 
@@ -138,6 +139,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(key.replace('_', '-'), str(value))
         self.end_headers()
         if self.command == 'HEAD': return
+        time.sleep(hub.pause)
         cuts = hub.cut.get(name) or hub.cut.get(path.name)
         if cuts:
             end = min(end, start+cuts.pop(0))
