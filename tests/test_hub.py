@@ -263,6 +263,16 @@ def test_slices_of_tables_that_hold_their_media(made, tmp_path):
     assert files_in(tmp_path/'raw/cauldron') == []
 
 
+def test_videos_that_no_hub_has(made, tmp_path):
+    with serve_hub(made[0]) as hub:
+        media = made[0]/'webvid'/'videos'
+        code, output = ends(prepare(hub, tmp_path, '--media', str(media), name='webvid'))
+        assert code == 0, output
+        assert keys_of(tmp_path/'data/webvid').total() == made[1]['webvid'].samples
+        code, output = ends(prepare(hub, tmp_path/'without', name='webvid'))
+        assert code == 2 and 'failed' in output and 'Traceback' not in output, output
+
+
 # -- one variable for all caches
 
 def test_python_and_the_shell_agree_on_the_caches(tmp_path):
