@@ -1,6 +1,6 @@
 """What the data engine costs on one CPU core, side by side with a reference pipeline in the same run.
 
-    python benchmarks/data.py                  # images and videos of the built-in world: about ten minutes
+    python benchmarks/data.py                  # images and videos of the built-in world: about 15 minutes
     python benchmarks/data.py --clips FOLDER   # and real mp4 files, as in results/bench_data.json
     python benchmarks/data.py --quick          # all of it in a minute, to see that it works
 
@@ -8,14 +8,16 @@ Let nothing else run meanwhile; then execute nbs/7_results/02_data_results.ipynb
 
 The reference ("plain" in the file) is what one finds in public code: webdataset reads the tars, Pillow
 decodes, pixels become normalised float32 on the CPU, the chat template is applied twice, all is padded to the
-longest clip, DistributedSampler shuffles. tests/test_bench_data.py checks that both yield the same frames and
-tokens. The ways take turns, and ratios are taken within a turn: what disturbs one disturbs the other. Time is
-processor time. Memory is measured in a process of its own, by the kernel's high-water mark (`ru_maxrss` would
-be inherited from the parent).
+longest clip, DistributedSampler shuffles. "plain, simplejpeg" is the same with our JPEG decoder. Ours reads
+token ids that were stored when the shards were built, which is a part of what is compared.
+tests/test_bench_data.py checks that both yield the same frames and tokens. The ways take turns, and
+ratios are taken within a turn: what disturbs one disturbs the other. Time is processor time. Memory is
+measured in a process of its own, by the kernel's high-water mark (`ru_maxrss` would be inherited from the
+parent), or by looking at its anonymous memory every few milliseconds.
 
 Letters: B samples in a batch, T frames in a clip, S tokens in a sequence, n samples in an index.
 """
-import argparse, gc, io, json, os, re, shutil, subprocess, sys, tempfile, time
+import argparse, gc, io, json, os, re, shutil, subprocess, sys, tempfile, threading, time
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -23,7 +25,7 @@ from itertools import count, islice
 from pathlib import Path
 from unittest.mock import patch
 
-import av, numpy as np, PIL, torch, webdataset as wds
+import av, numpy as np, PIL, simplejpeg, torch, webdataset as wds
 from einops import rearrange
 from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
@@ -49,16 +51,20 @@ SIDE = 224  # pixels of a frame
 SOURCES = 'images', 'videos', 'text'
 TEMPLATE = 30  # tokens of a conversation that are not its words
 STAGES = 'read', 'decode', 'normalise', 'tokenise', 'collate', 'rest'
-AIMS = dict(loader=3., useful=.9)  # times the reference rate; share of tokens that are not padding
+# times the reference rate, on the mixture and on equal lengths; share of tokens that are not padding;
+# seconds to open 100,000 shards; real videos per second of one core
+AIMS = dict(loader=3.5, equal=2.5, useful=.9, open=3., real=15.)
 PLANNED = dict(text_share=.14, token_budget=4096, frame_budget=128)
 RANDOM = dict(text_share=.14, window=0, micro_batch=8)
 
 
-# padding: samples, updates and draws; orders: samples of an index; batches: read for their memory
+# padding: samples, updates and draws; orders: samples of an index; opened: shards of an index;
+# written: samples of an index, and how often; batches: read for their memory
 FULL = dict(repeats=7, fresh=5, samples=256, equal=64, videos=120, copies=2, padding=(100_000, 150, 5),
-    orders=(10**5, 10**6, 10**7), batches=200, buffer=5000)
+    orders=(10**5, 10**6, 10**7), opened=(10**3, 10**4, 10**5), written=((10**6, 5), (10**7, 1)),
+    batches=200, buffer=5000)
 QUICK = dict(repeats=2, fresh=1, samples=16, equal=4, videos=4, copies=1, padding=(3000, 4, 2),
-    orders=(10**4,), batches=3, buffer=40)
+    orders=(10**4,), opened=(10, 100), written=((10**3, 1), (10**4, 1)), batches=3, buffer=40)
 
 
 # -- measuring
@@ -88,10 +94,10 @@ def spread_ratio(over, under):
     return spread(a/b for a, b in zip(over, under, strict=True))
 
 
-def gains(runs):
-    "How many times faster `ours` is than `plain`, by processor time and by the clock on the wall."
-    return {name: spread_ratio(*([r[key] for r in runs[way]] for way in ('plain', 'ours')))
-        for name, key in (('ratio', 'seconds'), ('ratio_wall', 'wall'))}
+def gains(runs, reference='plain', name='ratio'):
+    "How many times faster `ours` is than the reference, by processor time and by the clock on the wall."
+    return {n: spread_ratio(*([r[key] for r in runs[way]] for way in (reference, 'ours')))
+        for n, key in ((name, 'seconds'), (f'{name}_wall', 'wall'))}
 
 
 class Watch:
@@ -136,6 +142,23 @@ def memory_growth(found):
     now, anon = memory('VmRSS'), memory('RssAnon')
     yield
     found.update(peak=memory('VmHWM')-now, kept=memory('RssAnon')-anon)
+
+
+@contextmanager
+def anonymous_memory(found):
+    "Put into `found` by how many bytes the memory that is no file has grown at most in a block; Linux only."
+    def now(): return 1024*int(re.search(r'^RssAnon:\s+(\d+)', status.read_text(), re.M)[1])
+    def watch():
+        while not done.wait(.005): found['peak'] = max(found['peak'], now()-before)
+    status, done = Path('/proc/self/status'), threading.Event()
+    gc.collect()
+    before, found['peak'] = now(), 0
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try: yield
+    finally:
+        done.set()
+        watcher.join()
 
 
 def in_fresh_process(name, **arguments):
@@ -208,7 +231,7 @@ def make_shards(folder, clips, tokenizer, copies=1):
     return folder
 
 
-def make_index(folder, n):
+def make_index(folder, n, per_shard=1000):
     "The index of n samples whose shards do not exist."
     folder = Path(folder)
     folder.mkdir(parents=True)
@@ -216,11 +239,12 @@ def make_index(folder, n):
     for a in range(0, n, 10**6):
         part, i = table[a:a+10**6], np.arange(a, min(a+10**6, n))
         h = histogram(len(i), seed=a)
-        columns = dict(shard=i//1000, offset=i % 1000*60_000, length=60_000, frames=h['frames'],
+        columns = dict(shard=i//per_shard, offset=i % per_shard*60_000, length=60_000, frames=h['frames'],
             images=h['kind'] == 0, tokens=h['tokens'], source=h['kind'])
         for name, values in columns.items(): part[name] = values
     table.flush()
-    about = dict(samples=n, shards=[f'{i:05d}.tar' for i in range(-(-n//1000))], sources=SOURCES, tasks=[''])
+    shards = [f'{i:05d}.tar' for i in range(-(-n//per_shard))]
+    about = dict(samples=n, shards=shards, sources=SOURCES, tasks=[''])
     write_atomic(folder/'index.json', json.dumps(about)+'\n')
     return folder
 
@@ -246,11 +270,13 @@ def plain_ids(meta, tokenizer):
     return ids, [IGNORE]*len(prompt)+ids[len(prompt):]
 
 
-def plain_sample(sample, tokenizer, watch):
+def pillow_pixels(data): return np.array(Image.open(io.BytesIO(data)).convert('RGB'))
+
+
+def plain_sample(sample, tokenizer, watch, decode):
     "A sample of webdataset, decoded, normalised and tokenised."
     with watch('decode'):
-        names = sorted(k for k in sample if k.endswith('jpg'))
-        images = [np.array(Image.open(io.BytesIO(sample[k])).convert('RGB')) for k in names]
+        images = [decode(sample[k]) for k in sorted(k for k in sample if k.endswith('jpg'))]
     with watch('normalise'): frames = [plain_pixels(i) for i in images]
     with watch('tokenise'): ids, labels = plain_ids(json.loads(sample['json']), tokenizer)
     return dict(frames=frames, ids=ids, labels=labels)
@@ -268,12 +294,12 @@ def plain_collate(samples, pad_id, watch):
         return dict(pixels=pixels, mask=mask, **rows)
 
 
-def plain_batches(folder, tokenizer, batch_size=8, buffer=0, watch=None):
+def plain_batches(folder, tokenizer, batch_size=8, buffer=0, watch=None, decode=pillow_pixels):
     "A webdataset pipeline; a buffer holds samples that are shuffled before they are decoded."
     watch, tars = watch or Watch(), sorted(map(str, Path(folder).glob('*.tar')))
     data = wds.WebDataset(tars, resampled=buffer > 0, shardshuffle=False).shuffle(buffer, initial=buffer)
     data = data.compose(partial(watch.each, 'read'))
-    data = data.map(partial(plain_sample, tokenizer=tokenizer, watch=watch))
+    data = data.map(partial(plain_sample, tokenizer=tokenizer, watch=watch, decode=decode))
     collate = partial(plain_collate, pad_id=tokenizer.pad_token_id, watch=watch)
     return data.batched(batch_size, collation_fn=collate)
 
@@ -303,6 +329,18 @@ def plain_cut(path, spec):
         return out+[plain_square(shown, spec) for _ in wanted[len(out):]]
 
 
+def decode_only(path, spec):
+    "Decode a video up to the last frame that is wanted, and do nothing with it: how many frames that are."
+    with av.open(str(path)) as box:
+        stream = box.streams.video[0]
+        stream.codec_context.thread_count = 1
+        last = sample_times(float(stream.duration*stream.time_base), spec.n, spec.fps, spec.cap)[-1]
+        for n, frame in enumerate(box.decode(stream), 1):
+            zero = frame.time if n == 1 else zero
+            if frame.time-zero > last+.001: break
+        return n
+
+
 def plain_build(clips, path, spec):
     "Write clips of one video each as a tar; the number of frames."
     frames = 0
@@ -330,16 +368,18 @@ def bench_loader(folder, tokenizer, repeats, batch_size=8):
             pixels = [batches[p]['pixel_values_videos'] for p in parts]
         return dict(stages=watch.seconds, bytes=sum(p.nbytes for p in pixels if p is not None))
 
-    def plain():
+    def plain(decode):
         watch, sizes = Watch(), []
-        for b in plain_batches(folder, tokenizer, batch_size, watch=watch):
+        for b in plain_batches(folder, tokenizer, batch_size, watch=watch, decode=decode):
             sizes.append((b['pixels'].nbytes, b['mask'].numel()))
         return dict(stages=watch.seconds, bytes=sum(s[0] for s in sizes), slots=sum(s[1] for s in sizes))
 
-    runs = race(dict(ours=ours, plain=plain), repeats)
+    references = dict(plain=pillow_pixels, simplejpeg=simplejpeg.decode_jpeg)
+    runs = race(dict(ours=ours, **{k: partial(plain, d) for k, d in references.items()}), repeats)
     rates = {way: dict(by_stage(r, frames), pixel_bytes=r[0]['bytes']) for way, r in runs.items()}
     return dict(samples=n, frames=frames, slots=runs['plain'][0]['slots'],
-        jpeg_bytes=round(shards.column('length').sum()/frames), **rates, **gains(runs))
+        jpeg_bytes=round(shards.column('length').sum()/frames), **rates, **gains(runs),
+        **gains(runs, 'simplejpeg', 'ratio_simplejpeg'))
 
 
 def by_stage(runs, frames):
@@ -360,11 +400,14 @@ def bench_build(clips, spec, tokenizer, repeats):
             return dict(frames=report['frames'], failed=report['failed'])
 
         def plain(): return dict(frames=plain_build(clips, next(path), spec), failed=0)
-        runs = race(dict(ours=ours, plain=plain), repeats)
+        def decode():
+            return dict(frames=sum(decode_only(c['media'][0]['path'], spec) for c in clips), failed=0)
+        runs = race(dict(ours=ours, plain=plain, decode=decode), repeats)
     rates = {way: dict(videos_per_s=spread(len(clips)/r['seconds'] for r in rs),
         frames_per_s=spread(r['frames']/r['seconds'] for r in rs), frames=rs[0]['frames'],
         failed=rs[0]['failed']) for way, rs in runs.items()}
-    return dict(videos=len(clips), side=spec.size, **rates, **gains(runs))
+    shares = gains(runs, 'decode', 'decode_share')
+    return dict(videos=len(clips), side=spec.size, **rates, **gains(runs), **shares)
 
 
 def scene_clips(n, folder):
@@ -442,6 +485,57 @@ def bench_plan(sizes, repeats, folder):
     return out
 
 
+def open_run(folders):
+    "Open folders of shards, joined with commas."
+    start = time.process_time()
+    shards = Shards(folders)
+    return dict(seconds=time.process_time()-start, samples=len(shards))
+
+
+def bench_open(counts, repeats, folder, per_shard=10):
+    "What it costs to open so many shards, in one folder and in two that are joined."
+    found = []
+    for n in counts:
+        whole = make_index(Path(folder)/f'open{n}', n*per_shard, per_shard)
+        halves = [make_index(Path(folder)/f'half{n}-{i}', n//2*per_shard, per_shard) for i in range(2)]
+        ways = dict(one=str(whole), two=','.join(map(str, halves)))
+        runs = [{k: in_fresh_process('open_run', folders=f)['seconds'] for k, f in ways.items()}
+            for _ in range(repeats)]
+        found.append(dict(shards=n, samples=n*per_shard, **{k: spread(r[k] for r in runs) for k in ways}))
+    return found
+
+
+def index_run(folder, n, per_shard=1000):
+    "Write the index of n samples that come as a build gives them, a quarter of them twice in content."
+    row = dict(source='s', task='', split='', offset=512, length=60_000, chat=0, frames=8, images=0,
+        tokens=160)
+    def rows(first): return [dict(row, key=f'sample {i}', group=f'video {i}',
+        content=f'{(i if i % 4 else i//8)*2654435761+1:016x}') for i in range(first, min(first+per_shard, n))]
+    found = {}
+    with anonymous_memory(found):
+        start = time.process_time()
+        write_index(folder, ((f'{i:06d}.tar', rows(i)) for i in range(0, n, per_shard)))
+        found['seconds'] = time.process_time()-start
+    return found
+
+
+def bench_index(sizes, folder):
+    "Memory and time for writing an index, and by the line through both sizes for 10⁸ samples."
+    found = []
+    for n, repeats in sizes:
+        home = Path(folder)/f'index{n}'
+        home.mkdir()
+        runs = [in_fresh_process('index_run', folder=str(home), n=n) for _ in range(repeats)]
+        found.append(dict(samples=n, **{k: spread(r[k] for r in runs) for k in ('peak', 'seconds')}))
+        shutil.rmtree(home)
+    few, many = found
+    def line(key):
+        slope = (many[key]['median']-few[key]['median'])/(many['samples']-few['samples'])
+        return dict(each=float(f'{slope:.4g}'), at=10**8,
+            total=float(f'{few[key]["median"]+slope*(10**8-few["samples"]):.4g}'))
+    return dict(sizes=found, line={k: line(k) for k in ('peak', 'seconds')})
+
+
 def read_run(folder, way, batches, buffer):
     "Read batches of eight: ours without or with its cache of clips, or plain."
     torch.set_num_threads(1)
@@ -498,6 +592,8 @@ def sections(size, clips, home):
         build=build,
         padding=lambda: bench_padding(*size['padding']),
         plan=lambda: bench_plan(size['orders'], size['fresh'], home/'orders'),
+        open=lambda: bench_open(size['opened'], size['fresh'], home),
+        index=lambda: bench_index(size['written'], home),
         memory=lambda: bench_memory(shards('many', mixed, copies), size['batches'], size['fresh'],
             size['buffer']))
 
@@ -507,7 +603,8 @@ def run(out, clips=None, quick=False):
     size, start, load, found = QUICK if quick else FULL, time.time(), os.getloadavg(), {}
     torch.set_num_threads(1)
     real = readable_clips(clips)
-    info = dict(run_info(), threads=1, pillow=PIL.__version__, webdataset=wds.__version__, av=av.__version__)
+    libraries = dict(pillow=PIL, simplejpeg=simplejpeg, webdataset=wds, av=av)
+    info = dict(run_info(), threads=1, **{k: m.__version__ for k, m in libraries.items()})
     with tempfile.TemporaryDirectory() as home:
         parts = sections(size, real, Path(home))
         with progress(len(parts), 'data benchmark', 'section') as bar:
@@ -530,13 +627,15 @@ def main():
     parser.add_argument('--measure', nargs=2, metavar=('FUNCTION', 'JSON'), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        function = dict(order_run=order_run, read_run=read_run)[args.measure[0]]
+        function = {f.__name__: f for f in (order_run, read_run, open_run, index_run)}[args.measure[0]]
         return print(json.dumps(function(**json.loads(args.measure[1]))))
     out = args.out or ROOT/('outputs' if args.quick else 'results')/'bench_data.json'
     result = run(out, args.clips, args.quick)
     for name, r in result['loader'].items():
         rate, ratio = r['ours']['frames_per_s']['median'], r['ratio']['median']
-        print(f'{name}: {rate:.0f} frames/s on one core, {ratio:.2f} times the reference')
+        fast = r['ratio_simplejpeg']['median']
+        print(f'{name}: {rate:.0f} frames/s on one core, {ratio:.2f} times the reference, '
+            f'{fast:.2f} times the one with simplejpeg')
     print(f"{out}, {result['seconds']} s")
 
 

@@ -32,7 +32,7 @@ def split_of(group:str, share:float=.1)->str: # train, validation or test
 
 # %% ../../nbs/1_data/06_index.ipynb #259c2198
 _HASHES = np.dtype([('group','<u8'), ('content','<u8'), ('given','u1')]) # content 0: unknown; given 255: none
-_AT_ONCE = 4_000_000 # rows in memory at the same time
+_AT_ONCE = 1_000_000 # rows in memory at the same time
 
 def _parts(table, rows): # first row and copy of each piece
     for start in range(0, len(table), rows): yield start, np.array(table[start:start+rows])
