@@ -1,7 +1,7 @@
-"""The ablations: fourteen runs that differ from a baseline in one thing each.
+"""The ablations: runs that differ from a baseline in one thing each.
 
     python scripts/speedrun.py --only data     # once: videos and backbones
-    python scripts/ablate.py                   # all fourteen in it, one seed, two at a time
+    python scripts/ablate.py                   # all of them in it, one seed, two at a time
     python scripts/ablate.py --seeds 3         # and two more seeds of LR1, A1, A6 and B1
     python scripts/ablate.py --only A1 B1 --seeds 3    # these and the baseline alone
 
@@ -28,7 +28,7 @@ FOLDER = Path(__file__).resolve().parent.parent/'configs'/'ablations'
 
 
 def main():
-    about = 'Fourteen runs that differ from a baseline in one thing each.'
+    about = 'Runs that differ from a baseline in one thing each.'
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument('--base', type=Path, default=FOLDER/'tiny.yaml',
         help='baseline (default configs/ablations/tiny.yaml)')

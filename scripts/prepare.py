@@ -34,7 +34,7 @@ def prepare_slice(o, k, notes, build):
         print(plan.about if k == 1 else f'slice {k} of {o.slices}', flush=True)
         download(plan)
         seen, args = {}, build(str(plan.out/plan.remote.annotations), f'{o.out}/{k}')
-        args.kind, args.media = plan.remote.build, str(plan.out)
+        args.kind, args.media = plan.remote.build, args.media or str(plan.out)
         try: run_build(args, clips_of_slice(plan, seen), count_bad=k == 1 or not plan.remote.tables)
         except BuildError:
             if seen['clips']: raise

@@ -1,4 +1,4 @@
-"""Experiments with real processes: the job runner, and all fourteen ablations with two updates each."""
+"""Experiments with real processes: the job runner, and all ablations with two updates each."""
 import json, shutil
 from pathlib import Path
 

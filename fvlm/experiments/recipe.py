@@ -18,6 +18,7 @@ from jsonargparse import ArgumentError, ArgumentParser as TypedParser
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from ..config import ConfigError, flat, load_config, read_yaml, to_dict, write_atomic
 from ..data.build import build_options, bytes_text
+from ..data.hub import HubError, remote_of
 from ..data.shards import Shards
 from ..data.sources import records_in
 from ..evaluation.cost import SampleSize, architecture, count_parameters, sample_flops
@@ -134,28 +135,45 @@ def _data_sets(r): # name -> (options, _Expected)
         rendered[n] = dict(annotations=f'{r.out}/world/{n}/annotations.jsonl', kind='plain', frames=frames,
             expect=dict(clips=count, frames=frames, tokens=40))
     for n, own in (rendered | r.data).items():
+        if own is None: continue # left out
         if not isinstance(own, dict):
             raise ConfigError(f'data.{n} in {r.file}: give options of `fvlm data build`, not {own!r:.40}')
         options = r.build | rendered.get(n, {}) | own
         found[n] = options, _parse(_Expected, options.pop('expect', {}), f'data.{n}.expect in {r.file}')
     return found
 
+# %% ../../nbs/6_experiments/06_recipe.ipynb #238edc4a
 class _Parser(ArgumentParser):
     def error(self, message): raise ConfigError(message)
 
-def _build_arguments(r, name): # the command line of a build, checked
-    options, where = _data_sets(r)[name][0], f'data.{name} in {r.file}'
-    if 'annotations' not in options:
-        raise ConfigError(f'{where}: annotations is missing; give a table, a tar or a folder')
-    arguments = [str(options.pop('annotations')), str(r.shard_folder/name)]
+def _remote_of(r, name): # where a data set is fetched from; None: it lies here
+    fetch = _data_sets(r)[name][0].get('fetch')
+    try: remote = remote_of(fetch)[1] if fetch else None
+    except HubError as e: raise ConfigError(f'data.{name} in {r.file}: {e}') from None
+    if remote and not remote.build: raise ConfigError(f'data.{name} in {r.file}: {fetch} is a model')
+    return remote
+
+def _flags(options): # as on a command line
+    found = []
     for k, v in options.items():
         flag = '--'+k.replace('_', '-')
-        if isinstance(v, bool): arguments += [flag]*v
-        else: arguments += [a for x in (v if isinstance(v, list) else [v]) for a in (flag, str(x))]
+        if v is None: continue
+        if isinstance(v, bool): found += [flag]*v
+        else: found += [a for x in (v if isinstance(v, list) else [v]) for a in (flag, str(x))]
+    return found
+
+def _data_command(r, name): # script and its arguments, checked
+    options, where = _data_sets(r)[name][0], f'data.{name} in {r.file}'
+    fetch, slices = options.pop('fetch', ''), options.pop('slices', 1)
+    if not fetch and 'annotations' not in options:
+        raise ConfigError(f'{where}: give annotations, a table, tar or folder; or fetch, a name of the hub')
+    if type(slices) is not int or slices<1: raise ConfigError(f'{where}: slices={slices}: set 1 or more')
+    annotations, out = str(options.pop('annotations', '')), str(r.shard_folder/name)
     build_options(parser := _Parser(add_help=False, allow_abbrev=False))
-    try: parser.parse_args(arguments)
+    try: parser.parse_args([annotations, out, *_flags(options)])
     except ConfigError as e: raise ConfigError(f'{where}: {e}') from None
-    return arguments
+    if not _remote_of(r, name): return 'precompute', [annotations, out, *_flags(options)]
+    return 'prepare', [fetch, out, '--slices', str(slices), *_flags(options)]
 
 # %% ../../nbs/6_experiments/06_recipe.ipynb #ce96433a
 def _shards_of_stage(r, cfg, stage): # a value of `data.shards`
@@ -216,9 +234,10 @@ def plan_steps(r:Recipe)->list[Step]:
     stages, out = stage_configs(r), Path(r.out)
     steps = [_own_step(r, 'world', 'world/report.json', r.world)] if r.world else []
     for n, (options, _) in _data_sets(r).items():
-        settings = {k:v for k, v in options.items() if k not in ('workers', 'engine')}
-        steps.append(Step(f'data {n}', _script('precompute', *_build_arguments(r, n)),
-            r.shard_folder/n/'report.json', settings=settings))
+        settings = {k:v for k, v in options.items() if k not in ('workers', 'engine', 'slices')}
+        script, words = _data_command(r, n)
+        done = r.shard_folder/n/('index.json' if script=='prepare' else 'report.json') # what it writes last
+        steps.append(Step(f'data {n}', _script(script, *words), done, settings=settings))
     several = '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={r.ranks}'
     for n, (path, overrides, cfg) in stages.items():
         steps.append(Step(n, _script('train', '--config', path, *overrides), out/n/'summary.json',
@@ -253,7 +272,7 @@ def check_finished(out:str|Path, steps:list[Step])->None: # `out`: folder of the
 # %% ../../nbs/6_experiments/06_recipe.ipynb #f016205b
 def _clip_count(r, name): # None: unknown
     options, e = _data_sets(r)[name]
-    n = e.clips or records_in(options['annotations'])
+    n = e.clips or (records_in(options['annotations']) if 'annotations' in options else None)
     return n if n is None or 'limit' not in options else min(n, int(options['limit']))
 
 def _mean_sample(r, cfg, folder): # of shards: mean `SampleSize`, samples, measured
@@ -264,7 +283,7 @@ def _mean_sample(r, cfg, folder): # of shards: mean `SampleSize`, samples, measu
         distinct, images, tokens = (float(shards.column(c).mean()) for c in ('frames', 'images', 'tokens'))
         count = len(shards)
     else: distinct, images, tokens, count = e.frames, e.images, e.tokens, _clip_count(r, name) or 1
-    frames = distinct+images*(cfg.data.image_frames-1)
+    frames = images*cfg.data.image_frames+(distinct-images)*cfg.data.looks_per_frame
     tokens = min(tokens or e.tokens, cfg.data.max_tokens)
     answers = tokens*(1 if cfg.data.mask=='all' else r.assume.answers)
     return SampleSize(frames, tokens, answers, distinct), count, measured
@@ -284,10 +303,10 @@ def _stage_cost(r, cfg): # samples, measured; flops and hours where the model is
 # %% ../../nbs/6_experiments/06_recipe.ipynb #e72a658c
 def _frame_bytes(r, size): # of a frame; `size` in pixels
     total = np.zeros(2)
-    for n in _data_sets(r):
-        files = [r.shard_folder/n/f for f in ('build.json', 'report.json')]
-        if not all(f.is_file() for f in files): continue
-        spec, report = (json.loads(f.read_text()) for f in files)
+    reports = [p for n in _data_sets(r) for part in ('', '*/') # in one go, or slice by slice
+        for p in (r.shard_folder/n).glob(f'{part}report.json') if (p.parent/'build.json').is_file()]
+    for p in reports:
+        spec, report = (json.loads(f.read_text()) for f in (p.parent/'build.json', p))
         if spec.get('size')==size: total += report['bytes'], report['frames']
     return float(total[0]/total[1]) if total[1] else r.assume.frame_bytes*(size/224)**2
 
@@ -295,6 +314,13 @@ def _data_bytes(r, name): # NaN: the number of clips is unknown
     (options, e), n = _data_sets(r)[name], _clip_count(r, name)
     if n is None: return np.nan
     return n*(e.frames*_frame_bytes(r, int(options.get('size', 224)))+r.assume.clip_bytes)
+
+def _raw_bytes(r, names): # of what is fetched for these data sets: all tables, and the largest slice of media
+    remotes = {n:remote for n in names if (remote := _remote_of(r, n))}
+    if not remotes: return 0.
+    slices = {n:_data_sets(r)[n][0].get('slices', 1) for n in remotes}
+    tables = {remote.repo:remote.table_bytes for remote in remotes.values()}
+    return sum(tables.values())+max(x.slice_bytes(slices[n])-x.table_bytes for n, x in remotes.items())
 
 def _stage_bytes(cfg): # NaN: the model is not known yet
     try: found = count_parameters(architecture(cfg), cfg.model.frozen)
@@ -307,14 +333,16 @@ def _existing(path): # the nearest folder that exists
     return next(p for p in (Path(path), *Path(path).parents) if p.exists())
 
 def disk_needs(r:Recipe, steps:list[Step])->pd.DataFrame: # a row per step; need: bytes, NaN if unknown
-    "Bytes that each step will still write."
+    "Bytes that each step will still write, and the most that is fetched at a time."
     stages, rows = stage_configs(r), []
-    for s in steps:
+    for s in steps: # and, behind them, what is fetched
         folder, need = s.done.parent, sum(r.videos.values())*3e4 if s.name=='world' else 3e6
         if s.name.startswith('data '): need = _data_bytes(r, s.name.removeprefix('data '))
         if s.resumable: need = _stage_bytes(stages[s.name][2])
         if folder!=Path(r.out): need -= sum(p.stat().st_size for p in folder.rglob('*') if p.is_file())
         rows.append((s.name, str(folder), 0. if s.finished else np.maximum(need, 0.)))
+    to_do = [n for s, _, need in rows if need and (n := s.removeprefix('data '))!=s]
+    if raw := _raw_bytes(r, to_do): rows.append(('raw data', 'raw', raw))
     return pd.DataFrame(rows, columns=['step', 'folder', 'need'])
 
 def _disk_table(needs): # a row per file system
@@ -349,6 +377,8 @@ def plan_text(r:Recipe, steps:list[Step])->str:
     for s, need in zip(steps, needs.need):
         size = '' if s.finished else '?' if np.isnan(need) else bytes_text(need)
         lines.append(f"  {'done' if s.finished else 'to do':6}{s.name:18}{size:>12}  {s}")
+    for t in needs[len(steps):].itertuples():
+        lines.append(f"  {'':6}{t.step:18}{bytes_text(t.need):>12}  fetched and deleted slice by slice")
     lines += ['cost', *_cost_lines(r), 'disk']
     for t in _disk_table(needs).itertuples():
         lines.append(f"  {bytes_text(t.need):>12} needed, {bytes_text(t.free)} free: "
