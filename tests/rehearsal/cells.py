@@ -1,7 +1,7 @@
 """Two updates of one cell of the scaling grid per arm: python tests/rehearsal/cells.py [key=value ...]
 
-`scripts/scale.py` buys updates with FLOPs, millions of them for tiny models; here the plan is the same and the
-number of updates is not.
+`scripts/scale.py` buys updates with FLOPs, millions of them for tiny models; here the plan is the same and
+the number of updates is not.
 """
 import sys
 from dataclasses import replace

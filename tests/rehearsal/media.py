@@ -11,20 +11,22 @@ os.environ.setdefault('SVT_LOG', '0')  # or the encoder of AV1 prints a page for
 WIDTH, HEIGHT, FPS = 96, 72, 4  # of all videos; each codec takes even sides of 64 pixels or more
 CODECS = dict(  # as the published data sets have them -> encoder and container
     h264=('libx264', 'mp4', dict(preset='ultrafast')),
-    h265=('libx265', 'mp4', {'preset':'ultrafast', 'x265-params':'log-level=none:pools=none:frame-threads=1'}),
+    h265=('libx265', 'mp4',
+        {'preset':'ultrafast', 'x265-params':'log-level=none:pools=none:frame-threads=1'}),
     vp9=('libvpx-vp9', 'webm', dict(deadline='realtime', speed='8')),
     av1=('libsvtav1', 'mp4', dict(preset='12')))
 
 
 def picture(number, step=0, width=WIDTH, height=HEIGHT):
-    "uint8 [height, width, 3]: a colour gradient and a square that moves with `step`; unlike any other number."
+    "uint8 [height, width, 3]: a gradient and a square that moves with `step`; unlike any other number."
     y, x = np.mgrid[:height, :width]
     rng = np.random.default_rng(number)
     colours = rng.integers(0, 256, (2, 3))
     slope = ((x*int(rng.integers(1, 4))+y*int(rng.integers(1, 4)))/(3*(width+height)))[..., None]
     frame = (colours[0]*(1-slope)+colours[1]*slope).astype(np.uint8)
-    at = (int(rng.integers(0, width))+3*step) % (width-16), (int(rng.integers(0, height))+2*step) % (height-16)
-    frame[at[1]:at[1]+16, at[0]:at[0]+16] = 255-colours[0]
+    left = (int(rng.integers(0, width))+3*step) % (width-16)
+    top = (int(rng.integers(0, height))+2*step) % (height-16)
+    frame[top:top+16, left:left+16] = 255-colours[0]
     return frame
 
 

@@ -1,8 +1,8 @@
 """Miniature copies of every data set that the recipes name, in the layout of the real one.
 
 `make_data(root)` writes `root/datasets/OWNER/NAME/...` as the hub has it, with WebVid's videos (which no hub
-has) under `root/webvid`, and returns what a build of each must find. These numbers are written down here, where
-the files are made; nothing is asked of the code that reads them.
+has) under `root/webvid`, and returns what a build of each must find. These numbers are written down here,
+where the files are made; nothing is asked of the code that reads them.
 """
 import csv
 import gzip
@@ -19,9 +19,9 @@ from pyarrow import parquet
 
 from .media import image, truncated, video
 
-WORDS = ('the a red green blue round small large dog cat bird car road tree house water cloud hand street man '
-         'woman child ball box door open close run walk stand hold see near far left right above below and then '
-         'while slowly quickly again two three many').split()
+WORDS = ('the a red green blue round small large dog cat bird car road tree house water cloud hand street '
+         'man woman child ball box door open close run walk stand hold see near far left right above below '
+         'and then while slowly quickly again two three many').split()
 # lengths of videos in seconds, and the frames they give at one a second, at most 64
 LENGTHS = ((1, 1), (2, 2), (3, 3), (.25, 1), (2, 2), (4, 4), (1, 1), (12, 12), (3, 3), (2, 2))
 LONG = 70, 64
@@ -99,7 +99,8 @@ class Repository:
     def zip(self, path, members, pieces=0):
         file = io.BytesIO()
         with zipfile.ZipFile(file, 'w', zipfile.ZIP_STORED) as out:
-            for name, data in members.items(): out.writestr(zipfile.ZipInfo(name, (2024, 1, 1, 0, 0, 0)), data)
+            for name, data in members.items():
+                out.writestr(zipfile.ZipInfo(name, (2024, 1, 1, 0, 0, 0)), data)
         data = file.getvalue()
         if not pieces: return self.write(path, data)
         size = -(-len(data)//pieces)  # as `split` leaves them; `cat` joins them again
@@ -129,7 +130,7 @@ def openvid(root, count):
             'temporal consistency score':.97, 'camera motion':'static', 'frame':round(24*seconds), 'fps':24.,
             'seconds':seconds})
     for i in range(count):
-        name, (seconds, frames) = f'clip_{i:03d}_0_0to{24*(i+1)}.mp4', LONG if i == 2 else length(i)
+        name, (seconds, frames) = f'video_{i:03d}_0_0to{24*(i+1)}.mp4', LONG if i == 2 else length(i)
         row(name, text((1, 40, 900)[i] if i < 3 else 20+i, i), seconds)
         folder = 'mnt/bn/yh-volume0/dataset/OpenVid/OpenVid_part1/'
         parts[i % 3][f'{folder}{name}' if i % 3 == 1 else name] = video(1000+i, seconds)
@@ -213,7 +214,8 @@ def llava_video(root, count):
             captions.append(about | dict(conversations=_human('<image>\nDescribe it.', text(60+i, i))))
             open_questions += [about | dict(conversations=_human(f'<image>\n{text(5, q)}?', text(3, i+q)))
                 for q in range(2)]
-            choices.append(about | dict(conversations=_human(f'<image>\n{text(8, i)}?\nA. red\nB. blue', 'A.')))
+            choices.append(about | dict(conversations=_human(f'<image>\n{text(8, i)}?\nA. red\nB. blue',
+                'A.')))
             r.mini.add(frames, samples=4)
         if part == 0:
             media[0][f'{source}/CUT.mp4'] = truncated(video(4900, 3))
@@ -237,7 +239,8 @@ def vista(root, count):
             seconds, frames = length(i+3+part)
             name = f'{i:05d}.mp4'  # the same names in each subset
             media[i % 2][name] = video(5000+100*part+i, seconds)
-            rows.append(dict(id=f'{subset}-{i}', image=name, conversations=_human(f'{text(10, i)}?', text(6, i))))
+            rows.append(dict(id=f'{subset}-{i}', image=name,
+                conversations=_human(f'{text(10, i)}?', text(6, i))))
             r.mini.add(frames)
         r.json(f'{subset}.json', rows)
         for i in (0, 1): r.tar(f'{subset}/{subset}_{i+1}.tar', media[i])
@@ -262,8 +265,8 @@ _FINEVIDEO = pa.schema([('mp4', pa.binary()), ('json', pa.struct([
     ('original_json_filename', pa.string()), ('original_video_filename', pa.string()),
     ('resolution', pa.string()), ('text_to_speech', pa.string()), ('youtube_age_limit', pa.int64()),
     ('youtube_categories', pa.list_(pa.string())), ('youtube_channel', pa.string()),
-    ('youtube_description', pa.string()), ('youtube_title', pa.string()), ('youtube_upload_date', pa.string()),
-    ('youtube_view_count', pa.int64())]))])
+    ('youtube_description', pa.string()), ('youtube_title', pa.string()),
+    ('youtube_upload_date', pa.string()), ('youtube_view_count', pa.int64())]))])
 
 
 def finevideo(root, count):
@@ -275,8 +278,9 @@ def finevideo(root, count):
         questions = [dict(question=f'{text(7, i+q)}?', answer=text(5, q)) for q in range(i % 3)]
         scene = dict(sceneId=1, title=text(3, i), activities=[dict(description=text(6, i),
             timestamp=dict(start_timestamp='00:00:00.000', end_timestamp='00:00:01.000'))])
-        about = dict(content_metadata=dict(title=text(4, i), description=text(30+i, i), fps=4., qAndA=questions,
-            scenes=[scene], storylines=dict(climax=text(4), description=text(8), scenes=[1])),
+        content = dict(title=text(4, i), description=text(30+i, i), fps=4., qAndA=questions, scenes=[scene],
+            storylines=dict(climax=text(4), description=text(8), scenes=[1]))
+        about = dict(content_metadata=content,
             content_fine_category='Cooking', content_parent_category='Food', duration_seconds=int(seconds),
             original_video_filename=f'fine_{i}.mp4', resolution='96x72', youtube_title=text(5, i),
             youtube_description=text(9), youtube_categories=['Howto'], youtube_view_count=10+i)
@@ -316,7 +320,8 @@ def sharegptvideo(root, count):
     for i in range(count):
         name, frames = f'v_{i:04d}-Scene-001', (1, 4, 10, 3)[i % 4]
         for f in range(frames): media[i % 2][f'{name}/c01_{f+1:04d}.jpeg'] = image(8000+100*i+f)
-        sft.append(dict(id=f'{name}-qa', video=name, conversations=_human(f'<video>\n{text(6, i)}?', text(9, i))))
+        sft.append(dict(id=f'{name}-qa', video=name, conversations=_human(f'<video>\n{text(6, i)}?',
+            text(9, i))))
         captions.append(dict(id=f'{name}-cap', video=name, conversations=_human('<video>\nDescribe it.',
             text(50, i))))
         pairs.append(dict(id=f'{name}-dpo', video=name, prompt=f'<video>\n{text(5, i)}?', answer=text(7, i),
@@ -348,7 +353,8 @@ def cauldron(root, count):
             rows.append(dict(images=shown, texts=turns))
             r.mini.add(images)
         if part == 0:
-            rows.append(dict(images=rows[0]['images'], texts=[dict(user=text(4), assistant='', source=subset)]))
+            unanswered = dict(user=text(4), assistant='', source=subset)
+            rows.append(dict(images=rows[0]['images'], texts=[unanswered]))
             r.mini.refuse(NO_TEXT)
         r.parquet(f'{subset}/train-00000-of-00001-{part:016x}.parquet', rows, schema)
     return r.done()
@@ -361,9 +367,10 @@ def smoltalk(root, count):
     for i in range(count):
         prompt = 3000 if i == 7 else sizes[i % len(sizes)]
         answer = 1500 if i == 11 else 3+i % 20
-        turns = [dict(content=text(prompt, i), role='user'), dict(content=text(answer, i+1), role='assistant')]
-        if i % 4 == 1: turns += [dict(content=text(6, i), role='user'), dict(content=text(4), role='assistant')]
-        if i % 5 == 2: turns.insert(0, dict(content=text(8, i), role='system'))
+        def turn(role, words): return dict(content=words, role=role)
+        turns = [turn('user', text(prompt, i)), turn('assistant', text(answer, i+1))]
+        if i % 4 == 1: turns += [turn('user', text(6, i)), turn('assistant', text(4))]
+        if i % 5 == 2: turns.insert(0, turn('system', text(8, i)))
         rows.append(dict(messages=turns, source='smol-magpie-ultra'))
         r.mini.add(0)
     r.mini.notes.update({'long prompt':1, 'long answer':1})
@@ -397,7 +404,8 @@ def rlaif_v_formatted(root, count):
     r = Repository(root, 'rlaif-v-formatted', 'HuggingFaceH4/rlaif-v_formatted', 'rlaif_v')
     turns = pa.list_(pa.struct([('content', pa.list_(pa.struct([('index', pa.int64()), ('text', pa.string()),
         ('type', pa.string())]))), ('role', pa.string())]))
-    schema = pa.schema([('images', pa.list_(_IMAGE)), ('prompt', turns), ('chosen', turns), ('rejected', turns)])
+    columns = dict(images=pa.list_(_IMAGE), prompt=turns, chosen=turns, rejected=turns)
+    schema = pa.schema([*columns.items()])
     part = lambda kind, words=None: dict(index=0 if kind == 'image' else None, text=words, type=kind)
     rows = []
     for i in range(count):

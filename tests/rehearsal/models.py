@@ -3,7 +3,8 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import Dinov2Config, Dinov2Model, DINOv3ViTConfig, DINOv3ViTModel, LlamaConfig, LlamaForCausalLM
+from transformers import (Dinov2Config, Dinov2Model, DINOv3ViTConfig, DINOv3ViTModel, LlamaConfig,
+    LlamaForCausalLM)
 
 from fvlm.data.chat import chat_tokenizer
 from .miniatures import WORDS, text
@@ -25,16 +26,17 @@ def tokenizer():
 
 def vision(name, width):
     if 'dinov3' in name:
-        return DINOv3ViTModel(DINOv3ViTConfig(hidden_size=width, intermediate_size=2*width, num_hidden_layers=2,
-            num_attention_heads=2, patch_size=16, image_size=224, num_register_tokens=4))
-    return Dinov2Model(Dinov2Config(hidden_size=width, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=2,
-        image_size=518, patch_size=14))
+        return DINOv3ViTModel(DINOv3ViTConfig(hidden_size=width, intermediate_size=2*width,
+            num_hidden_layers=2, num_attention_heads=2, patch_size=16, image_size=224, num_register_tokens=4))
+    return Dinov2Model(Dinov2Config(hidden_size=width, num_hidden_layers=2, num_attention_heads=2,
+        mlp_ratio=2, image_size=518, patch_size=14))
 
 
 def language(width, layers, vocabulary):
-    return LlamaForCausalLM(LlamaConfig(hidden_size=width, intermediate_size=2*width, num_hidden_layers=layers,
-        num_attention_heads=2, num_key_value_heads=1, vocab_size=vocabulary, tie_word_embeddings=True,
-        max_position_embeddings=8192, rope_theta=1e5, bos_token_id=1, eos_token_id=2, pad_token_id=2))
+    return LlamaForCausalLM(LlamaConfig(hidden_size=width, intermediate_size=2*width,
+        num_hidden_layers=layers, num_attention_heads=2, num_key_value_heads=1, vocab_size=vocabulary,
+        tie_word_embeddings=True, max_position_embeddings=8192, rope_theta=1e5, bos_token_id=1,
+        eos_token_id=2, pad_token_id=2))
 
 
 def save_words(words, folder):

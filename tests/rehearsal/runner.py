@@ -47,7 +47,7 @@ class Process:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         words = [str(w) for w in words]
         if fresh or launch:
-            if words[0] == 'fvlm': words[:1] = ['-c', 'import sys; from fvlm.cli import main; sys.exit(main())']
+            if words[0] == 'fvlm': words[:1] = '-c', 'import sys; from fvlm.cli import main; sys.exit(main())'
             with open(self.log, 'a') as out:
                 self.child = subprocess.Popen([sys.executable, *launch, *words], cwd=folder, stdout=out,
                     stderr=out, env=os.environ | (env or {}), start_new_session=True)
@@ -165,8 +165,8 @@ class Rehearsal:
 
 def line(row):
     reasons = ', '.join(f'{n} {why}' for why, n in row['left_out'].items())
-    return (f"{'ok' if row['ok'] else 'WRONG':6}{row['step']:34}{row['samples_in']:>8,}{row['samples_out']:>8,}"
-            f"{row['seconds']:>8.1f} s  {reasons}")
+    return (f"{'ok' if row['ok'] else 'WRONG':6}{row['step']:34}{row['samples_in']:>8,}"
+            f"{row['samples_out']:>8,}{row['seconds']:>8.1f} s  {reasons}")
 
 
 def read_json(path): return json.loads(Path(path).read_text())

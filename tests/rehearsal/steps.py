@@ -1,8 +1,8 @@
 """The steps of the dress rehearsal: `rehearse` makes everything, runs everything and returns the result.
 
-The configs are the real ones. Changed are numbers of updates and samples, paths, processes for the data, and the
-share of clips that may fail (a miniature has few good ones beside its broken ones). The models have the real
-names, and the hub that serves them is a stand-in with tiny random ones: that is the other width.
+The configs are the real ones. Changed are numbers of updates and samples, paths, processes for the data, and
+the share of clips that may fail (a miniature has few good ones beside its broken ones). The models have the
+real names, and the hub that serves them is a stand-in with tiny random ones: that is the other width.
 """
 import json
 import os
@@ -23,7 +23,8 @@ LIBRARIES = ('av', 'matplotlib.pyplot', 'pandas', 'scipy.stats', 'seaborn', 'tor
              'fvlm.experiments.scaling')
 MODELS = {'dinov2-small':'facebook/dinov2-small', 'dinov2-base':'facebook/dinov2-base',
     'dinov3-vits16':'facebook/dinov3-vits16-pretrain-lvd1689m',
-    'smollm2-135m':'HuggingFaceTB/SmolLM2-135M-Instruct', 'smollm2-360m':'HuggingFaceTB/SmolLM2-360M-Instruct',
+    'smollm2-135m':'HuggingFaceTB/SmolLM2-135M-Instruct',
+    'smollm2-360m':'HuggingFaceTB/SmolLM2-360M-Instruct',
     'smollm2-1.7b':'HuggingFaceTB/SmolLM2-1.7B-Instruct'}
 TOKENIZER = MODELS['smollm2-135m']
 CONFIGS, SCRIPTS = ROOT/'configs', ROOT/'scripts'
@@ -114,12 +115,12 @@ def build_row(r, name, minis, seconds, whole=True):
 
 def check_rows(r, sets):  # sets: name -> miniatures
     "`fvlm data check` of each, which must find nothing wrong, and note what was made to be noted."
-    sets = {n:m for n, m in sets.items() if (r.work/'data'/n/'index.json').is_file()}  # without: a fault already
+    sets = {n:m for n, m in sets.items() if (r.work/'data'/n/'index.json').is_file()}  # else a fault already
     words = {f'check {n}':['fvlm', 'data', 'check', f'data/{n}', '--tokenizer', TOKENIZER] for n in sets}
     for (step, seconds), (name, minis) in zip(sorted_like(r.run_all(words), words), sets.items()):
         said = (r.logs/f'check-{name}.log').read_text()
-        found = {m[2]:int(m[1].replace(',', '')) for m in re.finditer(r'^(?:bad|note): ([\d,]+) × (.*?):', said,
-            re.M)}
+        lines = re.findall(r'^(?:bad|note): ([\d,]+) × (.*?):', said, re.M)
+        found = {reason:int(n.replace(',', '')) for n, reason in lines}
         samples = read_json(r.work/'data'/name/'index.json')['samples']
         wanted = None if minis is None else dict(sorted(sum((m.notes for m in minis), Counter()).items()))
         r.row(step, samples, samples, found, seconds, {} if wanted is None else dict(left_out=wanted))
@@ -210,7 +211,8 @@ def ablation_rows(r, names, samples, extra):
         'ablations', '--only', *names, *extra]
     seconds = r.run('ablations', words, timeout=1200)
     folders = sorted((r.work/'ablations'/'runs').glob('*/summary.json'))
-    for file in folders: train_row(r, f'ablation {file.parent.name}', file.parent, samples, seconds/len(folders))
+    for file in folders:
+        train_row(r, f'ablation {file.parent.name}', file.parent, samples, seconds/len(folders))
     return {f.parent.name for f in folders}
 
 
@@ -277,7 +279,8 @@ def run_recipe(r):  # -> name of each step to its seconds
 
 def run_recipe_quickly(r, steps):
     "The steps of the recipe one by one; data sets side by side."
-    seconds = r.run_all({n:s.words for n, s in steps.items() if n.startswith('data ') and 'smoltalk' not in n})
+    apart = {n:s.words for n, s in steps.items() if n.startswith('data ') and 'smoltalk' not in n}
+    seconds = r.run_all(apart)
     for name in steps:  # the four sets of one download, one after the other
         if name.startswith('data ') and name not in seconds: seconds[name] = r.run(name, steps[name].words)
     words, out = [*steps['stage1'].words], r.work/'run'/'stage1'
@@ -345,7 +348,8 @@ def all_steps(r):
     evaluation_rows(r, 'question_first', r.work/'run'/'evaluation.json', seconds['evaluation'])
     other_order(r, steps['evaluation'])
     page = (r.work/'run'/'report.html').read_text()
-    r.check('report', all(f'stage{i}' in page for i in (1, 2, 3)) and 'data:image/png' in page, 'it is not whole')
+    whole = all(f'stage{i}' in page for i in (1, 2, 3)) and 'data:image/png' in page
+    r.check('report', whole, 'it does not show all stages')
     r.row('report (pages)', 1, 1, seconds=seconds['report'])
     if not r.quick: two_processes(r, steps['stage1'].words, UPDATES*BATCH)
     studies(r)
@@ -365,7 +369,8 @@ def studies(r):
     r.check('ablations', done == {*names, 'LR1'}, f'only {sorted(done)} were run')
     files = {p.stem for p in (CONFIGS/'ablations').glob('*.yaml')}-{n.lower() for n in ABLATIONS}
     for name in () if r.quick else sorted(files-{'baseline', 'tiny'}):
-        words = [SCRIPTS/'train.py', '--config', CONFIGS/'ablations'/f'{name}.yaml', *STUDY, f'out=more/{name}']
+        file = CONFIGS/'ablations'/f'{name}.yaml'
+        words = [SCRIPTS/'train.py', '--config', file, *STUDY, f'out=more/{name}']
         train_row(r, f'ablation {name}', r.work/'more'/name, 2*BATCH, r.run(f'ablation {name}', words))
     scaling_cells(r, 2*BATCH, STUDY[1:])
 
