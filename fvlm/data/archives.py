@@ -78,7 +78,9 @@ def _pieces_of(path): # all pieces of a file, in order, of which `path` is the f
         return [ours[n] for n in names]
     raise _fault(path, f"only the pieces {', '.join(names):.80} are there", 'fetch the others')
 
+# %% ../../nbs/1_data/03_archives.ipynb #21338db7
 class _Joined(io.RawIOBase):
+    "Files as one, to be read."
     def __init__(self, paths):
         self.files, self.at = [open(p, 'rb', buffering=0) for p in paths], 0
         self.ends = np.cumsum([os.fstat(f.fileno()).st_size for f in self.files]).tolist()
@@ -167,6 +169,7 @@ class _File: # an archive's bytes, uncompressed if it is a gzip
             spacing = max(4<<20, total>>9) # bytes between seek points
             self.bytes = indexed_gzip.IndexedGzipFile(fileobj=self.bytes, spacing=spacing, **known)
 
+# %% ../../nbs/1_data/03_archives.ipynb #b5b25c33
 class _Archive: # what is known of an archive
     def __init__(self, path):
         self.path, self.base = Path(path), str(_cache()/_stamp_of(_pieces_of(path)))
@@ -221,6 +224,7 @@ def _member_bytes(archive, name, limit, place):
     except Exception as e: # whatever a library raises at damage
         raise _fault(archive.path, f"'{name}' cannot be read ({e})") from None
 
+# %% ../../nbs/1_data/03_archives.ipynb #876390f5
 def _in_order(names): # 2 before 10
     return sorted(names, key=lambda n: [int(x) if x.isdigit() else x for x in re.split(r'(\d+)', n)])
 
@@ -257,6 +261,7 @@ def _archives_in(folder): # in order; of an archive in pieces the first
             if piece: begun.add(piece[1])
             if not ours and (is_first or name.lower().endswith(('.zip','.tar','.tar.gz','.tgz'))): yield path
 
+# %% ../../nbs/1_data/03_archives.ipynb #b61ef240
 class MediaFolder:
     "The media below a folder: its files, and the members of the archives there."
     def __init__(self, folder:str|Path): self.folder, self.faults, self._found = Path(folder), [], None
@@ -293,8 +298,12 @@ def _members(self:MediaFolder, name): # that fit a name: archive, member, and si
             member = f'{folder}/{last}'.lstrip('/')
             if f'/{home}/{member}'.endswith(f'/{name}'): yield str(paths[i]), member, size
 
+# %% ../../nbs/1_data/03_archives.ipynb #84619941
 @patch
-def find(self:MediaFolder, *names:str)->dict|None: # path, and member where it lies in an archive; none: not there
+def find(
+    self:MediaFolder,
+    *names:str, # of the same medium
+)->dict|None: # path, and member where it lies in an archive; none: not there
     "Where the first of these names lies that is there."
     for name in names:
         path = os.path.abspath(self.folder/name)
@@ -396,7 +405,7 @@ def table_rows(file:Path)->Iterator[dict]: # or a `SourceError` in the place of 
         else: yield from (parse_json(line) for line in _lines(f) if line.strip())
 
 # %% ../../nbs/1_data/03_archives.ipynb #8698990a
-class _Column:
+class _Column: # of a Parquet file, read from row to row
     def __init__(self, path, name):
         self.table, self.name = parquet.ParquetFile(path, buffer_size=1<<20, pre_buffer=False), name
         about = self.table.metadata
@@ -421,6 +430,7 @@ class _Column:
 @lru_cache(maxsize=16)
 def _column(path, stamp, name, process): return _Column(path, name)
 
+# %% ../../nbs/1_data/03_archives.ipynb #bd182af9
 def _read_cell(path, row, column, limit):
     try:
         name, *inside = column.split('.')

@@ -12,7 +12,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from fastcore.basics import patch
@@ -126,19 +126,25 @@ class _Record:
         key = next(filter(None, own), f'{self.name}-{self.number:06d}')
         return re.sub(r'\.(mp4|webm|mkv|mov|avi)$', '', key)
 
-    def text(self, name):
-        v = _value_at(self.row, name)
-        text = str(v).strip() if isinstance(v, (str,int)) else ''
-        _expect(text, f"its field '{name}'", v, 'give a text')
-        return text
+# %% ../../nbs/1_data/04_sources.ipynb #6c941bab
+def _text_of(value, name): # or raise what is there instead; parts of a message are checked later
+    text = str(value).strip() if isinstance(value, (str,int)) else isinstance(value, list) and value
+    _expect(text, f"its field '{name}'", value, 'give a text')
+    return text
 
-    def objects(self, name, *texts): # `texts` are fields of each that must be there
-        v = _value_at(self.row, name)
-        is_list = isinstance(v, list) and v and all(isinstance(x, dict) for x in v)
-        _expect(is_list, f"its field '{name}'", v, 'give a list of objects')
-        for i,k in ((i, k) for i in range(len(v)) for k in texts):
-            _expect(isinstance(v[i].get(k), (str,list)), f"its field '{name}.{i}.{k}'", v[i].get(k), 'give a text')
-        return v
+@patch
+def text(self:_Record, name):
+    value = _value_at(self.row, name)
+    return _text_of(None if isinstance(value, list) else value, name)
+
+@patch
+def objects(self:_Record, name, *texts): # `texts` are fields that each must have
+    values = _value_at(self.row, name)
+    is_list = isinstance(values, list) and values and all(isinstance(x, dict) for x in values)
+    _expect(is_list, f"its field '{name}'", values, 'give a list of objects')
+    for i,value in enumerate(values):
+        for k in texts: _text_of(value.get(k), f'{name}.{i}.{k}')
+    return values
 
 # %% ../../nbs/1_data/04_sources.ipynb #9422878c
 @patch
@@ -155,7 +161,7 @@ class _Absent(SourceError): "A medium is not there, and that is no fault."
 @patch
 def medium(self:_Record, kind, value, *names): # of a cell, bytes, or the first name that is there
     if isinstance(value, dict): value = value.get('bytes') or value.get('path')
-    if isinstance(value, Cell): return dict(type=kind, path=str(self.file), row=value.row, column=value.column)
+    if isinstance(value, Cell): return dict(type=kind, path=str(self.file), **asdict(value))
     if isinstance(value, bytes): return dict(type=kind, data=value)
     paths = [self.path(name) for name in (value, *names)]
     found = self.home.find(value, *names) if self.home else None
@@ -229,10 +235,6 @@ def _group(media, folder): # name of what is shown
         return '/'.join([os.path.relpath(m['path'], folder), *inside])
     return '|'.join(map(name, media))
 
-def _is_in(key, share): # does a hash of the key, from 0 to 1, lie in the share?
-    digest = hashlib.blake2b(key.encode(errors='replace'), digest_size=8, person=b'share').digest()
-    return share[0]<=int.from_bytes(digest)/2**64<share[1]
-
 def _unique(key, counts): # `key`, `key~2`, …
     new = key
     while hash(new) in counts:
@@ -242,6 +244,10 @@ def _unique(key, counts): # `key`, `key~2`, …
     return new
 
 # %% ../../nbs/1_data/04_sources.ipynb #840f145f
+def _is_in(key, share): # does a hash of the key, from 0 to 1, lie in the share?
+    digest = hashlib.blake2b(key.encode(errors='replace'), digest_size=8, person=b'share').digest()
+    return share[0]<=int.from_bytes(digest)/2**64<share[1]
+
 def _convert(self, records, bad, share=(0,1)): # records -> checked clips
     counts = {}
     for r in records:
@@ -282,7 +288,8 @@ def _count_rows(clips): # hashes of media with several rows, and how many; none:
 # %% ../../nbs/1_data/04_sources.ipynb #65b5e6d4
 def _join_apart(clips, media, left):
     with closing(sqlite3.connect('', isolation_level=None)) as db: # a temporary file
-        db.executescript('create table waiting (media int, clip text); create index by_media on waiting (media)')
+        db.execute('create table waiting (media int, clip text)')
+        db.execute('create index by_media on waiting (media)')
         def fetch(mark):
             groups = {}
             for c, in db.execute('select clip from waiting where media=? order by rowid', (mark,)):
@@ -308,7 +315,8 @@ def _join_neighbours(clips):
 
 # %% ../../nbs/1_data/04_sources.ipynb #db734009
 @patch
-def read(self:_Source, path, media=None, source=None, bad=None, share=(0,1), present=False): # see `clips_from`
+def read(self:_Source, path, media=None, source=None, bad=None, share=(0,1), present=False):
+    "What `clips_from` gives."
     folders = {}
     def clips(bad): return _convert(self, _records(path, media, source, self, folders, present), bad, share)
     def faults():
@@ -387,7 +395,7 @@ def _turns(r): # of user and assistant
     turns = []
     for t in r.objects('conversations'):
         role, value = t.get('from', t.get('role')), t.get('value', t.get('content'))
-        _expect(isinstance(value, (str,list)), f"its field 'conversations.{len(turns)}.value'", value, 'give a text')
+        _text_of(value, f'conversations.{len(turns)}.value')
         role = dict(human='user', gpt='assistant').get(str(role), role)
         if role=='user' and isinstance(value, str): value = _marked_parts(value)
         turns.append(dict(role=role, content=value))
@@ -400,8 +408,8 @@ def _turns(r): # of user and assistant
            'id, video, conversations (from, value)', lambda k: {'conversations','video','data_source'}<=k)
 def _conversation(r): return _clip(*_place_media(r, _turns(r)))
 
-@_register('vista', 'conversations about long videos', 'id, image or video (a video), conversations (from, value)',
-           lambda k: False)
+@_register('vista', 'conversations about long videos',
+           'id, image or video (a video), conversations (from, value)', lambda k: False)
 def _vista(r):
     name = r.text('video' if r.row.get('video') else 'image')
     r.path(name)
@@ -437,18 +445,18 @@ def _sharegptvideo(r):
 def _finevideo(r):
     media, place = [r.medium('video', r.row.get('mp4'))], 'json.content_metadata.'
     clip = _answered(r, media, r.text(place+'description'), wordings=_DETAILED)
-    for i in range(len(_value_at(r.row, place+'qAndA') or [])):
-        pair = replace(r, row=r.objects(place+'qAndA')[i])
-        turns = _two_turns(pair.text('question'), media, pair.text('answer'))
-        clip['chats'].append(dict(key='', messages=turns))
-    return clip
+    pairs = _value_at(r.row, place+'qAndA') and r.objects(place+'qAndA', 'question', 'answer')
+    messages = [_two_turns(x['question'], media, x['answer']) for x in pairs or []]
+    return clip | dict(chats=clip['chats']+[dict(key='', messages=m) for m in messages])
 
 @_register('cauldron', 'images in tables, several turns',
            'images (bytes, path), texts (user, assistant)', lambda k: {'images','texts'}<=k, ids=())
 def _cauldron(r):
-    turns = [dict(role=k, content=t.get(k)) for t in r.objects('texts', 'user', 'assistant') for k in ('user','assistant')]
+    asked = 'user', 'assistant'
+    turns = [dict(role=k, content=t[k]) for t in r.objects('texts', *asked) for k in asked]
     return _clip(*_place_media(r, turns))
 
+# %% ../../nbs/1_data/04_sources.ipynb #6491a73b
 def _plain_turns(r, name): # of turns whose parts have a type, a text and an index
     def part(p): return {k:p[k] for k in ('type','text') if isinstance(p.get(k), str)}
     return [dict(role=t['role'], content=[part(p) for p in parts_of(t['content']) if isinstance(p, dict)])
@@ -456,7 +464,7 @@ def _plain_turns(r, name): # of turns whose parts have a type, a text and an ind
 
 @_register('rlaif_v', 'preference pairs about images in tables',
            'idx, image (bytes, path), question, chosen, rejected; or images, prompt, chosen, rejected',
-           lambda k: {'image','question','chosen','rejected'}<=k or {'images','prompt','chosen','rejected'}<=k,
+           lambda k: {'chosen','rejected'}<=k and ({'image','question'}<=k or {'images','prompt'}<=k),
            ids=('idx',))
 def _rlaif_v(r):
     if 'prompt' not in r.row:
