@@ -86,16 +86,12 @@ class Process:
         except ProcessLookupError: pass
 
     def children(self):
-        "Processes started by this one, at any depth: pid -> command line."
-        found, todo = {}, [self.pid]
-        while todo:
-            for file in Path(f'/proc/{todo.pop()}/task').glob('*/children'):
-                try: pids = [int(p) for p in file.read_text().split()]
+        "Processes that this one has started: pid -> command line."
+        found = {}
+        for file in Path(f'/proc/{self.pid}/task').glob('*/children'):
+            for pid in map(int, file.read_text().split()):
+                try: found[pid] = Path(f'/proc/{pid}/cmdline').read_text().replace('\0', ' ')
                 except OSError: continue
-                for pid in pids:
-                    try: found[pid] = Path(f'/proc/{pid}/cmdline').read_text().replace('\0', ' ')
-                    except OSError: continue
-                    todo.append(pid)
         return found
 
     def tail(self):

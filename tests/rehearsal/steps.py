@@ -114,8 +114,12 @@ def build_row(r, name, minis, seconds, whole=True):
 
 
 def check_rows(r, sets):  # sets: name -> miniatures
-    "`fvlm data check` of each, which must find nothing wrong, and note what was made to be noted."
-    sets = {n:m for n, m in sets.items() if (r.work/'data'/n/'index.json').is_file()}  # else a fault already
+    """`fvlm data check` of each, which must find nothing wrong, and note what was made to be noted.
+
+    Returns the notes on sets without miniatures of their own.
+    """
+    notes = Counter()
+    sets = {n:m for n, m in sets.items() if (r.work/'data'/n/'index.json').is_file()}  # without: a fault
     words = {f'check {n}':['fvlm', 'data', 'check', f'data/{n}', '--tokenizer', TOKENIZER] for n in sets}
     for (step, seconds), (name, minis) in zip(sorted_like(r.run_all(words), words), sets.items()):
         said = (r.logs/f'check-{name}.log').read_text()
@@ -124,6 +128,8 @@ def check_rows(r, sets):  # sets: name -> miniatures
         samples = read_json(r.work/'data'/name/'index.json')['samples']
         wanted = None if minis is None else dict(sorted(sum((m.notes for m in minis), Counter()).items()))
         r.row(step, samples, samples, found, seconds, {} if wanted is None else dict(left_out=wanted))
+        notes.update(found if wanted is None else {})
+    return notes
 
 
 def sorted_like(found, order): return [(k, found[k]) for k in order]
@@ -231,7 +237,8 @@ SEED, UPDATES, BATCH = 0, 6, 32  # the batch is that of the configs
 FEW = ['train.log_every=1', 'train.workers=1', 'eval.samples=8']
 RECIPE = ['out=run', 'shards=data', 'build.max_bad=0.5', 'build.per_shard=16', 'build.workers=0',
     'data.openvid.slices=3', 'data.cauldron.slices=2', 'data.llava-video.slices=4', 'data.vista.slices=4',
-    'data.finevideo.slices=2',
+    'data.finevideo.slices=2', *(f'data.{n}.expect.clips=100' for n in ('openvid', 'webvid', 'cauldron',
+        'llava-video', 'vista', 'finevideo', 'smoltalk1', 'smoltalk2', 'smoltalk3', 'smoltalk')),
     f'every_stage.train.steps={UPDATES}', 'every_stage.train.save_every=2',
     *(f'every_stage.{x}' for x in FEW)]
 STUDY = ['train.steps=2', 'train.log_every=1', 'train.workers=0', 'eval.samples=8']
@@ -264,7 +271,8 @@ def recipe_steps():
 
 def run_recipe(r):  # -> name of each step to its seconds
     "The recipe as a user starts it, killed in the middle of the first stage and started again."
-    words, stage1 = [SCRIPTS/'pipeline.py', CONFIGS/'pipeline.yaml', *RECIPE], r.work/'run'/'stage1'
+    words = [ROOT/'tests'/'rehearsal'/'small_hub.py', SCRIPTS/'pipeline.py', CONFIGS/'pipeline.yaml', *RECIPE]
+    stage1 = r.work/'run'/'stage1'
     process = r.begin('pipeline', words, fresh=True)
     until(lambda: updates(stage1) >= 3, process, 900)
     pid, = [pid for pid, line in process.children().items() if 'train.py' in line]
@@ -297,7 +305,8 @@ def recipe_rows(r, minis, steps, seconds):
     parts = [build_row(r, n, [minis['smoltalk']], seconds[f'data {n}'], whole=False) for n in shares]
     r.row('smoltalk, all shares', minis['smoltalk'].samples, sum(parts),
         expected=dict(samples_out=minis['smoltalk'].samples))
-    check_rows(r, {n:[minis[n]] for n in wholes} | {n:None for n in shares})
+    notes = check_rows(r, {n:[minis[n]] for n in wholes} | {n:None for n in shares})
+    r.check('check smoltalk', notes == minis['smoltalk'].notes, f'in all shares {notes} were noted')
     for name in ('stage1', 'stage2', 'stage3'):
         train_row(r, name, r.work/'run'/name, UPDATES*BATCH, seconds[name])
 

@@ -2,9 +2,9 @@
 
     python -m tests.rehearsal.true_shapes            # about three minutes on two cores, 4 GB of memory
 
-DINOv2-small and SmolLM2-135M are made from their config classes, with random weights; `configs/stage1.yaml` is
-the real one, with a few samples per update. The training runs in a process of its own, so that the most memory
-which it ever held is that of the training and not of what ran before.
+DINOv2-small and SmolLM2-135M are made from their config classes, with random weights; `configs/stage1.yaml`
+is the real one, with a few samples per update. The training runs in a process of its own, so that the most
+memory which it ever held is that of the training and not of what ran before.
 """
 import json
 import os
