@@ -31,7 +31,7 @@ DECLARED = {  # run -> what it changes, and to what
     'M3':{'data.mix':['openvid=16.5', 'webvid=16.5', 'cauldron=46', 'smoltalk=20'], 'data.text_share':0.2}}
 
 # The values of the project's original documents, by file: what is there, and where the documents say so.
-# A key of the config, or `samples` (updates times batch), `clips` (those of them with frames), `query` (its width).
+# A key of the config, or `samples` (updates times batch), `clips` (those of them with frames), `query` (width).
 ABLATION, POC = 'second document, ablations (phase 1a)', 'first document, proof of concept'
 STAGE, SCALING = 'second document, three stages', 'second document, scaling (phase 1b)'
 DOCUMENTS = {
@@ -39,12 +39,15 @@ DOCUMENTS = {
         'model.vision':('facebook/dinov2-small', 'second document, stack'),
         'model.language':('HuggingFaceTB/SmolLM2-135M-Instruct', 'second document, stack'),
         'model.pooler':('deep', 'second document, stack: deep_query=True'),
-        'model.train_mode':('fine', 'second document, stack: two passes'), 'query':(384, 'second document, stack'),
-        'data.frame_size':(224, 'second document, data'), 'data.max_frames':(64, 'second document, data: cap'),
+        'model.train_mode':('fine', 'second document, stack: two passes'),
+        'query':(384, 'second document, stack'),
+        'data.frame_size':(224, 'second document, data'),
+        'data.max_frames':(64, 'second document, data: cap'),
         'data.text_share':(.14, 'second document: 14 % SmolTalk in all stages')},
     'stage1.yaml':{'clips':(2_000_000, STAGE), 'data.mask':('all', STAGE+': all text'), 'stage':(1, STAGE),
         'model.frozen':((), STAGE+': everything trains'), 'train.lr.connector':(1e-4, STAGE+': high'),
-        'train.lr.vision':(1e-5, STAGE+': low'), 'train.lr.language':(1e-5, STAGE+': low'), 'query':(384, STAGE)},
+        'train.lr.vision':(1e-5, STAGE+': low'), 'train.lr.language':(1e-5, STAGE+': low'),
+        'query':(384, STAGE)},
     'stage2.yaml':{'clips':(1_000_000, STAGE), 'data.mask':('answer', STAGE), 'stage':(2, STAGE),
         'model.frozen':((), STAGE+': everything')},
     'stage3.yaml':{'clips':(500_000, STAGE), 'data.mask':('answer', STAGE), 'stage':(3, STAGE),
@@ -53,7 +56,8 @@ DOCUMENTS = {
         'train.lr.vision':(1e-5, ABLATION), 'train.lr.language':(1e-5, ABLATION), 'query':(384, ABLATION),
         'model.language':('HuggingFaceTB/SmolLM2-135M-Instruct', ABLATION),
         'log.project':('foveated-vlm-ablations', 'second document, habits: foveated-vlm-{phase}')},
-    'dinov2-base/stage1.yaml':{'model.vision':('facebook/dinov2-base', 'second document: base as second size'),
+    'dinov2-base/stage1.yaml':{
+        'model.vision':('facebook/dinov2-base', 'second document: base as second size'),
         'query':(384, 'second document, stack')},
     'dinov3/stage1.yaml':{'model.vision':('facebook/dinov3-vits16-pretrain-lvd1689m', POC),
         'data.frame_size':(256, POC)},
@@ -77,7 +81,8 @@ RECIPES = {
         'stage1.clips':(2_000_000, STAGE+': WebVid, later OpenVid-1M'),
         'cauldron.clips':(2_001_000, 'second document, counts: Cauldron'),
         'openvid.fps':(1, 'second document, data'), 'vista.cap':(64, 'second document, data'),
-        'vista.size':(224, 'second document, data'), 'smoltalk1.kind':('smoltalk', 'second document: SmolTalk')},
+        'vista.size':(224, 'second document, data'),
+        'smoltalk1.kind':('smoltalk', 'second document: SmolTalk')},
     'first_document/pipeline.yaml':{'llava-video.frames':(8, POC+': T = 8'), 'llava-video.size':(256, POC)}}
 
 def load(name): return load_config(ROOT/name)
@@ -127,7 +132,8 @@ def value(cfg, key):
     if key == 'query': return architecture(cfg).query_dim
     return more[key] if key in more else attrgetter(key)(cfg)
 
-def cases(table): return [pytest.param(f, k, *v, id=f'{f}:{k}') for f, rows in table.items() for k, v in rows.items()]
+def cases(table):
+    return [pytest.param(f, k, *v, id=f'{f}:{k}') for f, rows in table.items() for k, v in rows.items()]
 
 @pytest.mark.parametrize('name, key, wanted, source', cases(DOCUMENTS))
 def test_values_of_the_documents(name, key, wanted, source):
@@ -139,7 +145,8 @@ def test_values_of_the_documents(name, key, wanted, source):
 def test_recipes_hold_what_the_documents_say(name, key, wanted, source):
     recipe, (which, option) = read_recipe(ROOT/name), key.rsplit('.', 1)
     sets, stages = _data_sets(recipe), stage_configs(recipe)
-    of = [Path(f.strip()).name for f in stages[which][2].data.shards.split(',')] if which in stages else [which]
+    of = [which]
+    if which in stages: of = [Path(f.strip()).name for f in stages[which][2].data.shards.split(',')]
     options, expected = zip(*(sets[n] for n in of))
     if option == 'clips': got = sum(e.clips for e in expected if e.frames)
     elif option == 'kind': got = remote_of(options[0]['fetch'])[1].build
@@ -151,7 +158,7 @@ def test_the_recipe_fits_on_500_gb():
     assert disk_needs(recipe, plan_steps(recipe)).need.sum() <= 500e9
 
 def test_the_texts_are_disjoint_and_enough():
-    "One share of SmolTalk for each stage and one for the ablations; nobody reads a text twice, as far as expected."
+    "One share of SmolTalk for each stage and one for the ablations; no text is read twice, as far as expected."
     recipe = read_recipe(ROOT/'pipeline.yaml')
     sets, stages = _data_sets(recipe), stage_configs(recipe)
     smoltalk = {n:(o, e) for n, (o, e) in sets.items() if o.get('fetch') == 'smoltalk'}
