@@ -414,7 +414,11 @@ def _vista(r):
     name = r.text('video' if r.row.get('video') else 'image')
     r.path(name)
     subset = Path(r.name).name
-    return _clip(*_place_media(r, _turns(r), [r.medium('video', f'{subset}/{name}', name)]))
+    video = r.medium('video', f'{subset}/{name}', name)
+    folder = os.path.relpath(os.path.dirname(video['path']), r.folder)
+    if 'member' in video and folder not in ('.', subset): # of another subset, which has the same names
+        video = r.medium('video', f'{subset}/{name}')
+    return _clip(*_place_media(r, _turns(r), [video]))
 
 # %% ../../nbs/1_data/04_sources.ipynb #ec5f0f17
 @_register('sharegpt4video', 'long captions of videos', 'video_id, video_path, captions (idx, content)',
