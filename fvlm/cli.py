@@ -115,15 +115,16 @@ def answer_text(
     tiny:bool=False, # add a note about the tiny checkpoint
 )->str: # several lines
     "An answer for people."
-    T, tenths = len(a.times_T), len(a.times_T)>1 and 0<np.diff(a.times_T).min()<.999
+    moments, shown = np.unique(a.times_T), len(a.times_T) # several looks at a frame count as one frame
+    T, tenths = len(moments), len(moments)>1 and np.diff(moments).min()<.999
     def clock(seconds): # 75.5 -> 1:15 or 1:15.5
         return f'{int(seconds//60)}:' + (f'{seconds%60:04.1f}' if tenths else f'{int(seconds%60):02}')
-    shown = f'{T} frame{"s"*(T!=1)}, {clock(a.times_T[0])}' + (f' to {clock(a.times_T[-1])}' if T>1 else '')
-    if T>1 and not np.diff(a.times_T).any(): shown = f'a still image, shown {T} times'
+    frames = f'{T} frame{"s"*(T!=1)}, {clock(moments[0])}' + (f' to {clock(moments[-1])}' if T>1 else '')
+    if shown>T==1: frames = f'a still image, shown {shown} times'
     sure = 'sure' if a.probability>=.5 else 'unsure'
     cut = '' if a.ended else f'; cut after {len(a.tokens)} tokens'
     lines = [a.text or '(nothing)', f'{sure}: {100*a.probability:.0f} %{cut}',
-        f'{shown}, in {a.seconds:.2f} s', *(_place_lines(a, clock) if a.looks else ())]
+        f'{frames}, in {a.seconds:.2f} s', *(_place_lines(a, clock) if a.looks else ())]
     if tiny: lines.append('note: tiny knows only coloured shapes; about other clips it guesses')
     return '\n'.join(lines)
 
