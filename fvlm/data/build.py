@@ -319,7 +319,7 @@ def build_shards(
     folder:str|Path, # on a cluster one that all machines see
     spec:FrameSpec=FrameSpec(), # size and number of frames
     per_shard:int=1000, # clips in a shard
-    tokenizer=None, # to count tokens
+    tokenizer=None, # to count tokens and store their ids
     workers:int=0, # processes; 0: this one
     engine:str='process', # or ray
     pool:Executor=None, # processes of your own
@@ -440,6 +440,6 @@ def build_options(parser:ArgumentParser)->None:
         group = frames if name in ('fps','frames') else parser
         group.add_argument('--'+name, type=kind, default=default, help=f'{text} (default {default})')
     add('--engine', choices=('process','ray'), default='process', help='processes here, or a Ray cluster')
-    add('--tokenizer', help='to count tokens: tiny, a folder, a hub name')
+    add('--tokenizer', help='to count tokens and store their ids: tiny, a folder, a hub name')
     add('--retry', action='store_true', help='build shards with failures again')
     add('--skip', action='append', default=[], metavar='KEY', help='leave this clip out')
