@@ -96,8 +96,7 @@ class _Joined(io.RawIOBase):
     def readinto(self, buffer):
         i = int(np.searchsorted(self.ends, self.at, 'right'))
         if i==len(self.files): return 0
-        self.files[i].seek(self.at-(self.ends[i-1] if i else 0))
-        n = self.files[i].readinto(buffer)
+        n = os.preadv(self.files[i].fileno(), [buffer], self.at-(self.ends[i-1] if i else 0))
         self.at += n
         return n
 
