@@ -54,6 +54,8 @@ def test_all_ablations(tiny):
         assert modes[n]-{'text'} == ({'coarse'} if n in ('A6', 'B1') else {'coarse', 'fine'}), n
     assert set(rows.run) == set(ABLATIONS) and len(result['summary']) == len(ABLATIONS)
     assert rows.loss.notna().all()
+    curves = rows.groupby('run').loss.agg(tuple)
+    assert curves.is_unique, 'a key without effect: two ablations have the same losses'
     lr = rows.groupby('run')[['lr_connector', 'lr_vision', 'lr_language']].max().isna()
     assert lr.loc['F1'].tolist() == [False, True, True] and lr.loc['F2'].tolist() == [False, False, True]
 
