@@ -155,7 +155,7 @@ def _train_stage(space, config, name, seed, data, start='', changes={}): # the f
 def family_changes(family:str)->dict: # dotted key to value
     "Config keys that make a family."
     keys = {f'model.{k}':v for k, v in _FAMILIES[family].items()}
-    coarse_only = {'model.lambda_coarse':0., 'train.refine':0.}
+    coarse_only = {'model.lambda_coarse':0., 'train.refine':0., 'train.refine_passes':1}
     return keys | (coarse_only if keys['model.train_mode']=='coarse' else {})
 
 def _train_family(space, family, seed): # a job: stages 1 and 2
