@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIMITS', 'IMAGE_ENDINGS', 'ArchiveError', 'SourceError', 'walk_tar', 'split_name', 'is_build', 'MediaFolder',
-           'parse_json', 'Cell', 'table_rows', 'tar_rows', 'read_medium']
+           'TableCell', 'table_rows', 'tar_rows', 'read_medium']
 
 # %% ../../nbs/1_data/03_archives.ipynb #1cf62bb7
 import csv, gzip, io, json, os, re, sqlite3, tarfile, zipfile, zlib
@@ -325,7 +325,7 @@ def _lines(f):
 def _as_row(value): # an object, or what is wrong with it
     return value if isinstance(value, dict) else SourceError(f'it is {value!r:.40}; give an object')
 
-def parse_json(line:str|bytes)->dict: # or a `SourceError`
+def _parse_json(line:str|bytes)->dict: # or a `SourceError`
     "An object from its JSON."
     try: return _as_row(json.loads(line))
     except (ValueError, RecursionError) as e: return SourceError(f'no JSON ({e}); mend or delete it')
@@ -344,7 +344,7 @@ def _parse_array(file, window=1<<16): # its objects, read `window` characters at
 
 # %% ../../nbs/1_data/03_archives.ipynb #57994812
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     "A place in a Parquet table: the number of the row from 0, and what leads to the value in it."
     row:int
     column:str
@@ -380,8 +380,8 @@ def _parquet_rows(file):
                 for name,inside in cells.items():
                     value = row.get(name)
                     if isinstance(value, list):
-                        row[name] = [v and Cell(n, f'{name}.{i}{inside}') for i,v in enumerate(value)]
-                    elif value or not inside: row[name] = Cell(n, name+inside)
+                        row[name] = [v and TableCell(n, f'{name}.{i}{inside}') for i,v in enumerate(value)]
+                    elif value or not inside: row[name] = TableCell(n, name+inside)
                 yield row
                 n += 1
 
@@ -401,7 +401,7 @@ def table_rows(file:Path)->Iterator[dict]: # or a `SourceError` in the place of 
             too_many = SourceError('it has more fields than there are columns; quote those with a comma')
             for row in csv.DictReader(_lines(f), delimiter=',\t'[name.endswith('.tsv')], strict=True):
                 yield too_many if None in row else row
-        else: yield from (parse_json(line) for line in _lines(f) if line.strip())
+        else: yield from (_parse_json(line) for line in _lines(f) if line.strip())
 
 # %% ../../nbs/1_data/03_archives.ipynb #8698990a
 class _Column: # of a Parquet file, read from row to row
@@ -486,7 +486,7 @@ def _tar_row(file, key, members): # fields and media of a sample
         if m.size>limit: raise SourceError(f'its .{ending} is too large; at most {limit>>20} MB are read')
         file.seek(m.offset_data)
         return file.read(m.size)
-    row = parse_json(read('json')) if 'json' in members else {}
+    row = _parse_json(read('json')) if 'json' in members else {}
     if isinstance(row, SourceError): raise row
     if 'txt' in members: row.setdefault('caption', read('txt').decode(errors='surrogateescape'))
     count, is_video = row.get('frame_count'), (kind, kept_as)==('video','data') and endings

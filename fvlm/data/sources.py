@@ -17,7 +17,7 @@ from itertools import groupby
 from pathlib import Path
 from fastcore.basics import patch
 from pyarrow import parquet
-from .archives import (ArchiveError, Cell, LIMITS, MediaFolder, SourceError, is_build,
+from .archives import (ArchiveError, TableCell, LIMITS, MediaFolder, SourceError, is_build,
     table_rows, tar_rows)
 from .chat import ChatError, tidy
 
@@ -161,7 +161,7 @@ class _Absent(SourceError): "A medium is not there, and that is no fault."
 @patch
 def medium(self:_Record, kind, value, *names): # of a cell, bytes, or the first name that is there
     if isinstance(value, dict): value = value.get('bytes') or value.get('path')
-    if isinstance(value, Cell): return dict(type=kind, path=str(self.file), **asdict(value))
+    if isinstance(value, TableCell): return dict(type=kind, path=str(self.file), **asdict(value))
     if isinstance(value, bytes): return dict(type=kind, data=value)
     paths = [self.path(name) for name in (value, *names)]
     found = self.home.find(value, *names) if self.home else None
