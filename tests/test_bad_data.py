@@ -110,7 +110,7 @@ FLAT = b'{"key": "bad", "user": "what?", "assistant": "a dog", "source": "s", "f
 # What the index lets through, because it does not decode pictures: a placeholder when it is read.
 PLACEHOLDERS = {
     'not a jpeg': (image(b'no picture'), 'UnidentifiedImageError'),
-    'jpeg cut short': (image(picture((400, 400))[:900]), 'OSError'),
+    'jpeg cut short': (image(picture((400, 400))[:900]), 'ValueError'),
     'empty jpeg': (image(b''), 'UnidentifiedImageError'),
     'png of 64k by 64k': (image(png_header(65000, 65000)), 'ShardError'),
     'jpeg of 64k by 64k': (image(jpeg_header(64000, 64000)), 'ShardError'),
@@ -120,7 +120,7 @@ PLACEHOLDERS = {
     'bmp': (image(picture(format='BMP')), 'UnidentifiedImageError'),
     'png damaged inside': (image(picture((400, 400), format='PNG', compress_level=0)[:9000]), 'OSError'),
     'frames of two sizes': ({'000.jpg': picture(), '001.jpg': picture((48, 40)), 'json': TWO_SIZES},
-                            'RuntimeError'),
+                            'ShardError'),
 }
 # What can be seen without decoding: refused by the index, with the others kept.
 REFUSED = {
