@@ -3,6 +3,7 @@ import hashlib
 import io
 import json
 import os
+import runpy
 import subprocess
 import sys
 import zipfile
@@ -79,6 +80,17 @@ def test_a_difference_is_a_fault_that_names_its_step(tmp_path):
     assert r.faults == ["build b: samples_out is 3, expected 4; left_out is {'broken': 2}, "
         "expected {'broken': 1}"]
     assert [row['ok'] for row in r.rows] == [True, False]
+
+
+def test_a_fault_is_told_and_ends_the_script_with_1(monkeypatch, capsys):
+    from tests.rehearsal import steps
+    faults = ['build openvid: samples_out is 3, expected 4']
+    monkeypatch.setattr(steps, 'rehearse', lambda *args: faults)
+    monkeypatch.setattr(sys, 'argv', [str(SCRIPT), '--quick'])
+    main = runpy.run_path(str(SCRIPT))['main']
+    assert main() == 1 and capsys.readouterr().out == f'rehearse: {faults[0]}\n'
+    faults.clear()
+    assert main() == 0
 
 
 def test_a_command_that_fails_or_ends_too_early_is_a_fault(tmp_path):

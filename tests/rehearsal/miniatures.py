@@ -44,7 +44,12 @@ class Miniature:
     notes:Counter = field(default_factory=Counter)  # of `fvlm data check`, which are no faults
     repeats:int = 0  # rows that say the same as an earlier one
     extra:int = 0  # conversations beyond one for each row
-    bytes:int = 0
+
+    @property
+    def media(self):
+        "Those of `files` that a slice has its part of: archives, and tables that hold the media themselves."
+        return [f for f in self.files if f.endswith(('.zip', '.tar', '.tar.gz', '.parquet')) or '_parta' in f]
+
 
     def add(self, frames, samples=1, records=None):
         records = samples if records is None else records
@@ -116,10 +121,6 @@ class Repository:
         data = file.getvalue()
         self.write(path, gzip.compress(data, 1, mtime=0) if path.endswith('.gz') else data)
 
-    def done(self):
-        self.mini.bytes = sum(p.stat().st_size for p in self.folder.rglob('*') if p.is_file())
-        return self.mini
-
 
 def openvid(root, count):
     "Two tables, of which the second repeats the best rows; zips, one of them in two pieces."
@@ -150,7 +151,7 @@ def openvid(root, count):
     r.zip('OpenVid_part0.zip', parts[0])
     r.zip('OpenVid_part1.zip', parts[1])
     r.zip('OpenVid_part73.zip', parts[2], pieces=2)
-    return r.done()
+    return r.mini
 
 
 def webvid(root, count):
@@ -168,7 +169,7 @@ def webvid(root, count):
     r.mini.refuse(ABSENT)
     r.csv('data/train/partitions/0000.csv', rows[:count//2])
     r.csv('data/train/partitions/0001.csv', rows[count//2:])
-    return r.done()
+    return r.mini
 
 
 def webvid_tars(root, count):
@@ -192,7 +193,7 @@ def webvid_tars(root, count):
         r.parquet(f'{part:05d}.parquet', rows)
         r.json(f'{part:05d}_stats.json', dict(count=len(rows), successes=len(rows), failed_to_download=0))
     r.mini.files = [f for f in r.mini.files if f.endswith('.tar')]
-    return r.done()
+    return r.mini
 
 
 def _human(question, answer): return [{'from':'human', 'value':question}, {'from':'gpt', 'value':answer}]
@@ -227,7 +228,7 @@ def llava_video(root, count):
         r.json(f'{folder}/{stem}_oe_v0_1_qa_processed.json', open_questions)
         r.json(f'{folder}/{stem}_mc_v0_1_qa_processed.json', choices)
         for i in (0, 1): r.tar(f'{folder}/{folder}_videos_{i+1}.tar.gz', media[i])
-    return r.done()
+    return r.mini
 
 
 def vista(root, count):
@@ -244,7 +245,7 @@ def vista(root, count):
             r.mini.add(frames)
         r.json(f'{subset}.json', rows)
         for i in (0, 1): r.tar(f'{subset}/{subset}_{i+1}.tar', media[i])
-    return r.done()
+    return r.mini
 
 
 _PLACE = pa.struct([('start_timestamp', pa.string()), ('end_timestamp', pa.string())])
@@ -292,7 +293,7 @@ def finevideo(root, count):
     half = len(rows)//2
     for i, part in enumerate((rows[:half], rows[half:])):
         r.parquet(f'data/train-{i:05d}-of-00002.parquet', part, _FINEVIDEO)
-    return r.done()
+    return r.mini
 
 
 def sharegpt4video(root, count):
@@ -310,7 +311,7 @@ def sharegpt4video(root, count):
         r.mini.add(frames)
     r.jsonl('sharegpt4video_40k.jsonl', rows)
     for origin, members in media.items(): r.zip(f'zip_folder/{origin}/{origin}_videos_1.zip', members)
-    return r.done()
+    return r.mini
 
 
 def sharegptvideo(root, count):
@@ -331,7 +332,7 @@ def sharegptvideo(root, count):
     r.jsonl('video_instruction/train/pretrain/video_caption_pretrain.jsonl', captions)
     r.jsonl('video_instruction/train/dpo/sft_dpo_17k.jsonl', pairs)
     for i in (0, 1): r.tar(f'train_300k/chunk_{i}.tar.gz', media[i])
-    return r.done()
+    return r.mini
 
 
 _IMAGE = pa.struct([('bytes', pa.binary()), ('path', pa.string())])
@@ -357,7 +358,7 @@ def cauldron(root, count):
             rows.append(dict(images=rows[0]['images'], texts=[unanswered]))
             r.mini.refuse(NO_TEXT)
         r.parquet(f'{subset}/train-00000-of-00001-{part:016x}.parquet', rows, schema)
-    return r.done()
+    return r.mini
 
 
 def smoltalk(root, count):
@@ -381,7 +382,7 @@ def smoltalk(root, count):
     r.parquet('data/all/test-00000-of-00001.parquet', rows[:2])
     r.parquet('data/everyday-conversations/train-00000-of-00001.parquet', rows[:5])
     r.mini.files = wanted
-    return r.done()
+    return r.mini
 
 
 def rlaif_v(root, count):
@@ -396,7 +397,7 @@ def rlaif_v(root, count):
     rows.append(dict(rows[0], idx=count, rejected=rows[0]['chosen']))
     r.mini.refuse(SAME)
     r.parquet('RLAIF-V-Dataset_000.parquet', rows)
-    return r.done()
+    return r.mini
 
 
 def rlaif_v_formatted(root, count):
@@ -415,7 +416,7 @@ def rlaif_v_formatted(root, count):
             rejected=[dict(role='assistant', content=[part('text', text(9, i+1))])]))
         r.mini.add(1)
     r.parquet('data/train-00000-of-00001.parquet', rows, schema)
-    return r.done()
+    return r.mini
 
 
 DATA = dict(  # name -> (maker, size in full, size of the quick form)

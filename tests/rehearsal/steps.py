@@ -79,6 +79,15 @@ def fetch_models(r):
     r.row('fetch models', len(names), len(seconds), seconds=sum(seconds.values()))
 
 
+def fetch_slice(r, mini):
+    "Half of a data set's media, all its tables."
+    words = ['fvlm', 'fetch', mini.name, '--slice', '1/2', '--out', 'slice', '--yes']
+    seconds, tables = r.run('fetch a slice', words), len(mini.files)-len(mini.media)
+    found = [f for f in mini.files if (r.work/'slice'/f).is_file()]
+    r.row(f'fetch {mini.name}, slice 1/2 (files)', len(mini.files), len(found), seconds=seconds,
+        expected=dict(samples_out=tables+len(mini.media)//2))
+
+
 def fetch_row(r, mini, seconds):
     "A whole repository; what is counted are files."
     folder = r.work/'raw'/mini.name
@@ -164,10 +173,22 @@ def same_result(r, step, one, other):
     r.check(step, a == b, f'the losses of {one} and {other} differ: {a} and {b}')
 
 
+def begin_until(r, name, words, folder, after, launch=()):
+    "A run that has made so many updates and goes on; on a busy machine that can take more than one try."
+    for left in (2, 1, 0):
+        process = r.begin(f'{name} killed', words, launch=launch)
+        try: until(lambda: updates(folder) >= after, process)
+        except Fault:
+            if process.poll() or not left: raise
+        if process.poll() is None and not (Path(folder)/'summary.json').exists(): return process
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder)
+
+
 def kill_and_resume(r, name, words, folder, after, launch=()):
     "SIGKILL in the middle, then the same command again; -> seconds of both."
-    process = r.begin(f'{name} killed', words, launch=launch)
-    until(lambda: updates(folder) >= after, process)
+    process = begin_until(r, name, words, folder, after, launch)
     ranks = [pid for pid, line in process.children().items() if 'train.py' in line]
     process.kill(ranks[-1] if launch else 0)
     process.wait()
@@ -186,6 +207,8 @@ def two_processes(r, words, samples):
     seconds = kill_and_resume(r, 'two processes', [*words, f'out={killed}'], killed, 3, TWO)
     train_row(r, 'stage1, 2 processes, killed', killed, samples, seconds)
     same_result(r, 'stage1, 2 processes, killed', straight, killed)
+    one, two = (read_json(f/'summary.json')['summary']['read'] for f in (r.work/'straight', straight))
+    r.check('stage1, 2 processes', one == two, f'they read {two}, one process {one}')
 
 
 # evaluation
@@ -233,7 +256,7 @@ def scaling_cells(r, samples, extra):
 
 # the whole
 
-SEED, UPDATES, BATCH = 0, 6, 32  # the batch is that of the configs
+SEED, UPDATES, BATCH = 0, 8, 32  # the batch is that of the configs
 FEW = ['train.log_every=1', 'train.workers=1', 'eval.samples=8']
 RECIPE = ['out=run', 'shards=data', 'build.max_bad=0.5', 'build.per_shard=16', 'build.workers=0',
     'data.openvid.slices=3', 'data.cauldron.slices=2', 'data.llava-video.slices=4', 'data.vista.slices=4',
@@ -254,6 +277,7 @@ def other_sets(r, minis):
     shutil.copytree(r.home/'hub'/'webvid-tars', r.work/'raw'/'webvid-tars')
     for name in OTHERS:
         if minis[name].repo: fetch_row(r, minis[name], fetched[f'fetch {name}'])
+    fetch_slice(r, minis['llava-video'])
     words = {}
     for name, (kind, table) in OTHERS.items():
         words[f'build {name}'] = ['fvlm', 'data', 'build', f'raw/{name}/{table}'.rstrip('/'), f'data/{name}',
@@ -301,7 +325,10 @@ def recipe_rows(r, minis, steps, seconds):
     shares = [n for n in (s.removeprefix('data ') for s in steps if s.startswith('data '))
         if n.startswith('smoltalk')]
     wholes = [n for n in (s.removeprefix('data ') for s in steps if s.startswith('data ')) if n not in shares]
-    for name in wholes: build_row(r, name, [minis[name]], seconds[f'data {name}'])
+    for name in wholes:
+        build_row(r, name, [minis[name]], seconds[f'data {name}'])
+        left = [f for f in minis[name].files if (r.work/'raw'/name/f).is_file() and f in minis[name].media]
+        r.check(f'build {name}', not left, f'the media of the slices are still there: {left}')
     parts = [build_row(r, n, [minis['smoltalk']], seconds[f'data {n}'], whole=False) for n in shares]
     r.row('smoltalk, all shares', minis['smoltalk'].samples, sum(parts),
         expected=dict(samples_out=minis['smoltalk'].samples))
@@ -382,6 +409,32 @@ def studies(r):
         words = [SCRIPTS/'train.py', '--config', file, *STUDY, f'out=more/{name}']
         train_row(r, f'ablation {name}', r.work/'more'/name, 2*BATCH, r.run(f'ablation {name}', words))
     scaling_cells(r, 2*BATCH, STUDY[1:])
+    if not r.quick: other_configs(r)
+
+
+OTHER_DATA = {  # folders of shards that other configs name -> data set of `fvlm fetch`, options of its build
+    **{f'data256/{n}':(n, '--size', 256) for n in ('openvid', 'webvid')},
+    **{f'data8/{n}':(n, '--frames', 8) for n in ('openvid', 'webvid')},
+    **{f'data/{n}8':(n, '--cap', 8) for n in ('openvid', 'webvid')},
+    'data256x8/llava-video':('llava-video', '--size', 256, '--frames', 8)}
+OTHER_CONFIGS = {  # -> samples of an update
+    **{f'{n}/stage1':BATCH for n in ('360m', '1.7b', 'dinov2-base', 'dinov3', 'uniform8')},
+    'stage1_24gb':8, 'stage1_2x80gb':BATCH, 'stage1_converging':BATCH, 'first_document/24gb':8}
+
+
+def other_configs(r):
+    "Two updates of each further configuration of stage 1, on shards cut as its comment says."
+    for folder, (name, *options) in OTHER_DATA.items():  # two of them can share a download
+        words = [SCRIPTS/'prepare.py', name, folder, *options, '--keep-raw', '--tokenizer', TOKENIZER,
+            '--max-bad', .5, '--per-shard', 16]
+        r.run(f'data {folder}', words)
+    for folder in ('data256', 'data8'):
+        shutil.copytree(r.work/'data'/'smoltalk1', r.work/folder/'smoltalk1')
+    words = {f'config {n}':[SCRIPTS/'train.py', '--config', CONFIGS/f'{n}.yaml', *STUDY, f'out=more/{n}']
+        for n in OTHER_CONFIGS}
+    seconds = r.run_all(words)
+    for name, batch in OTHER_CONFIGS.items():
+        train_row(r, f'config {name}', r.work/'more'/name, 2*batch, seconds[f'config {name}'])
 
 
 def run_true_shapes(r):
@@ -391,5 +444,6 @@ def run_true_shapes(r):
         'json.dump(true_shapes(), open(sys.argv[1], "w"))')
     seconds = r.run('true shapes', ['-c', code, file], fresh=True, env=cores)
     shapes = read_json(file)
-    r.row('true shapes', shapes.get('updates', 3), shapes.get('updates', 3), seconds=seconds)
+    count = shapes['updates']*shapes['samples_per_update']
+    r.row('true shapes', count, count, seconds=seconds)
     return shapes
