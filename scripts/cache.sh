@@ -1,4 +1,5 @@
 # Every cache and temporary file in one folder:  FVLM_CACHE=/data/cache; source scripts/cache.sh
+# Importing fvlm does the same for a Python process (fvlm/__init__.py); a test compares the two.
 # Without FVLM_CACHE nothing changes.
 if [ -n "${FVLM_CACHE:-}" ]; then
     mkdir -p "$FVLM_CACHE" && FVLM_CACHE=$(cd "$FVLM_CACHE" && pwd) || {

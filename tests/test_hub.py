@@ -1,4 +1,5 @@
 """Downloads from a stand-in of the hub: what comes, what is refused, what a kill loses (nothing)."""
+import json
 import os
 import shutil
 import subprocess
@@ -88,6 +89,7 @@ def test_every_data_set_comes_as_it_lies_there(made, hub, tmp_path, capsys):
         for word in (REMOTE[name].licence, REMOTE[name].link, 'free disk', 'all there', REMOTE[name].build):
             assert word in shown, (name, word)
         hub.requests.clear()
+        assert plan_fetch(name, out=out).missing == {}
         assert main(['fetch', name, '--out', str(out), '--yes']) == 0
         assert not [r for r in hub.requests if '/resolve/' in r[1]], 'fetched again'
         capsys.readouterr()
@@ -181,7 +183,9 @@ def test_a_fault_of_this_code_is_not_taken_for_the_network(hub, tmp_path):
 # -- broken connections and kills
 
 def test_broken_connections(made, hub, tmp_path, wait):
+    hub.errors[:] = [503]
     plan, received = plan_fetch('openvid', out=tmp_path), []
+    assert plan.problem is None and not hub.errors
     hub.cut['OpenVid_part0.zip'], hub.cut['OpenVid-1M.csv'] = [100, 0, 5000], [1]
     hub.errors[:] = [503, 429, 500]
     fetch_files(plan, received.append)
@@ -239,6 +243,10 @@ def test_slice_by_slice_and_killed(made, tmp_path):
         assert len(keys) == made[1]['openvid'].samples and set(keys.values()) == {1}
         tables = ['data/train/OpenVid-1M.csv', 'data/train/OpenVidHD.csv']
         assert files_in(tmp_path/'straight/raw/openvid') == tables
+        reports = [json.loads(p.read_text()) for p in straight.glob('[0-9]/report.json')]
+        notes = json.loads((straight/'prepare.json').read_text())
+        left_out = sum(r['failed'] for r in reports)+notes['absent']
+        assert (len(reports), left_out) == (3, made[1]['openvid'].left_out.total()), 'counted once'
         hub.pause = .3
         for moment in (raw/'OpenVid_part0.zip', killed/'1/00000.tar', killed/'prepare.json',
                 killed/'3/build.json'):

@@ -69,9 +69,9 @@ REMOTE = {
         '(https://github.com/m-bain/webvid). Videos that you have are read as --media FOLDER with '
         'FOLDER/PAGE_DIR/VIDEOID.mp4 beside these tables (--kind webvid), or as the tars that '
         'video2dataset wrote, without these tables (--kind tars).'),
-    'llava-video': Remote('lmms-lab/LLaVA-Video-178K', 'Apache-2.0', ('[0-9]*/*.json',),
-        ('[0-9]*/*.tar.gz',), 2*_GB, 1500*_GB, 'https://github.com/yunzhuzhang0918/flexselect/issues/3',
-        'llava_video', '', 'captions, open and multiple-choice questions: one clip a video, all its rows',
+    'llava-video': Remote('lmms-lab/LLaVA-Video-178K', 'Apache-2.0, for research and education only',
+        ('[0-9]*/*.json',), ('[0-9]*/*.tar.gz',), 2*_GB, 1500*_GB,
+        'https://github.com/yunzhuzhang0918/flexselect/issues/3', 'llava_video', '', 'captions and questions: one clip a video, all its rows',
         'llava_hound, whose videos are those of ShareGPTVideo'),
     'vista': Remote('TIGER-Lab/VISTA-400K', 'MIT', ('*.json',),
         ('*.tar', '*.tar.gz', '*/*.tar', '*/*.tar.gz'), 1*_GB, 1000*_GB, '', 'vista', '',
@@ -97,7 +97,7 @@ REMOTE |= {
         0, 13*_GB, '', 'rlaif_v', '', 'question, image, better and worse answer',
         'names of the models that answered'),
     'rlaif-v-formatted': Remote('HuggingFaceH4/rlaif-v_formatted', 'that of RLAIF-V: CC-BY-NC-4.0', (),
-        ('data/train-*.parquet',), 0, 13*_GB, '', 'rlaif_v', '', 'the same pairs as chat turns',
+        ('data/train-*.parquet',), 0, 7*_GB, '', 'rlaif_v', '', 'the same pairs as chat turns',
         'the test split')}
 
 # %% ../../nbs/1_data/05_hub.ipynb #ff6200e4
