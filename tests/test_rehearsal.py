@@ -18,6 +18,7 @@ from tests.rehearsal.media import CODECS, truncated, video
 from tests.rehearsal.miniatures import make_data
 from tests.rehearsal.models import tokenizer
 from tests.rehearsal.runner import Fault, Process, Rehearsal, until
+from tests.rehearsal.steps import empty, rehearse, same_result
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT/'scripts'/'rehearse.py'
@@ -91,6 +92,28 @@ def test_a_fault_is_told_and_ends_the_script_with_1(monkeypatch, capsys):
     assert main() == 1 and capsys.readouterr().out == f'rehearse: {faults[0]}\n'
     faults.clear()
     assert main() == 0
+
+
+def test_other_weights_or_losses_are_a_fault(tmp_path):
+    r = Rehearsal(tmp_path)
+    for name, weight, loss in ('a', b'1', 2.), ('b', b'1', 2.), ('c', b'2', 2.), ('d', b'1', 3.):
+        (tmp_path/name/'model').mkdir(parents=True)
+        (tmp_path/name/'model'/'model.safetensors').write_bytes(weight)
+        (tmp_path/name/'metrics.jsonl').write_text(json.dumps(dict(step=1, loss=loss))+'\n')
+    for other, faults in ('b', 0), ('c', 1), ('d', 1):
+        r.faults.clear()
+        same_result(r, 'stage1', tmp_path/'a', tmp_path/other)
+        assert len(r.faults) == faults, other
+
+
+def test_a_folder_with_other_things_is_not_deleted(tmp_path):
+    (tmp_path/'thesis.tex').touch()
+    assert 'other things' in rehearse(tmp_path, tmp_path/'out.json')[0] and (tmp_path/'thesis.tex').exists()
+    (tmp_path/'old').mkdir()
+    (tmp_path/'old'/'.rehearsal').touch()
+    (tmp_path/'old'/'left').touch()
+    empty(tmp_path/'old')
+    assert [p.name for p in (tmp_path/'old').iterdir()] == ['.rehearsal']
 
 
 def test_a_command_that_fails_or_ends_too_early_is_a_fault(tmp_path):

@@ -54,10 +54,12 @@ def stand_in_hub(folder):  # yields its address
 
 def set_variables(home, hub):
     "Before any large library is imported: they read these when they start."
-    for name in ('FVLM_CACHE', 'HF_HUB_CACHE', 'HF_TOKEN', 'RANK', 'WORLD_SIZE'): os.environ.pop(name, None)
+    for name in ('FVLM_CACHE', 'HF_HUB_CACHE', 'HF_TOKEN', 'TRANSFORMERS_OFFLINE', 'RANK', 'WORLD_SIZE'):
+        os.environ.pop(name, None)
     os.environ.update(HF_ENDPOINT=hub, HF_HUB_OFFLINE='0', HF_HOME=str(home/'hf'), FVLM_QUIET='1',
         XDG_CACHE_HOME=str(home/'cache'), WANDB_MODE='disabled', HF_HUB_DISABLE_TELEMETRY='1',
         HF_HUB_DISABLE_PROGRESS_BARS='1', TOKENIZERS_PARALLELISM='false', OMP_NUM_THREADS='1',
+        NO_PROXY='127.0.0.1', no_proxy='127.0.0.1',
         MKL_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1', PYTHONPATH=str(ROOT))
 
 
@@ -338,10 +340,20 @@ def recipe_rows(r, minis, steps, seconds):
         train_row(r, name, r.work/'run'/name, UPDATES*BATCH, seconds[name])
 
 
-def rehearse(home, out, quick=False, true_shapes=False):  # -> what differed, in words
-    "Everything; writes `out` when nothing differed."
+def empty(home):
+    "Delete what an earlier rehearsal has left, and nothing else."
+    mark = home/'.rehearsal'
+    if home.exists() and not mark.is_file() and any(home.iterdir()):
+        raise Fault(f'{home} holds other things; give a new folder with --home')
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
+    mark.touch()
+
+
+def rehearse(home, out, quick=False, true_shapes=False):  # -> what differed, in words
+    "Everything; writes `out` when nothing differed."
+    try: empty(home)
+    except Fault as e: return [str(e)]
     start = time.time()
     with stand_in_hub(home/'hub') as hub:
         set_variables(home, hub)
