@@ -180,7 +180,7 @@ class _Archive: # what is known of an archive
 
     def _make_list(self):
         os.makedirs(os.path.dirname(self.base), exist_ok=True)
-        file, part = _File(self.path), f'{self.base}.{os.getpid()}.part'
+        file, part = _File(self.path), f'{self.base}.{os.urandom(4).hex()}.part'
         _write_list(part, (_zip_list if file.is_zip else _tar_list)(file.bytes))
         if file.is_gzip:
             file.bytes.export_index(f'{part}.points')
@@ -188,7 +188,7 @@ class _Archive: # what is known of an archive
         os.replace(part, f'{self.base}.sqlite')
 
 # %% ../../nbs/1_data/03_archives.ipynb #34625892
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _archive(path, stamp, process): return _Archive(path)
 
 @lru_cache(maxsize=8)
