@@ -25,7 +25,7 @@ def read_options(argv):
     first.add_argument('--keep-raw', action='store_true', help='delete nothing')
     o, rest = first.parse_known_args(argv)
     build_options(second := argparse.ArgumentParser(prog='prepare.py NAME OUT [--slices N]'))
-    return o, rest, lambda annotations='', out='': second.parse_args([annotations, out, *rest])
+    return o, lambda annotations='', out='': second.parse_args([annotations, out, *rest])
 
 
 def prepare_slice(o, k, notes, build):
@@ -44,10 +44,10 @@ def prepare_slice(o, k, notes, build):
 
 
 def main(argv=None):
-    o, rest, build = read_options(argv)
+    o, build = read_options(argv)
     args = build()  # what is wrong with it is told before a download
     try:
-        notes = read_slices(o.out, dict(name=o.name, slices=o.slices, options=rest))
+        notes = read_slices(o.out, dict(vars(args), name=o.name, slices=o.slices))
         for k in range(1, o.slices+1): prepare_slice(o, k, notes, build)
         print(f"{notes['absent']:,} clips have their media in no slice", flush=True)
         return fvlm(['data', 'index', o.out]+['--tokenizer', args.tokenizer]*bool(args.tokenizer))

@@ -2,6 +2,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -194,6 +195,18 @@ def test_broken_connections(made, hub, tmp_path, wait):
     for f in plan.files: assert (tmp_path/f).read_bytes() == (source/f).read_bytes()
 
 
+def test_a_file_that_has_to_start_again_is_counted_once(hub, tmp_path, wait):
+    calls, received, real = [], [], fetching.hf_hub_download
+    def fails_at_first(repo, file, **options):
+        calls.append(file)
+        if calls.count(file) > 1: return real(repo, file, **options)
+        options['tqdm_class'](total=10).update(7)
+        raise OSError('Consistency check failed')
+    plan = plan_fetch('openvid', out=tmp_path)
+    with mock.patch.object(fetching, 'hf_hub_download', fails_at_first): fetch_files(plan, received.append)
+    assert set(Counter(calls).values()) == {2} and sum(received) == sum(plan.files.values())
+
+
 def test_a_killed_fetch_goes_on(made, tmp_path):
     with serve_hub(made[0]) as hub:
         command = [sys.executable, '-m', 'fvlm.cli', 'fetch', 'llava-video', '--yes']
@@ -210,6 +223,18 @@ def test_a_killed_fetch_goes_on(made, tmp_path):
         got = [path.partition('/')[2] for path in paths]
         assert not set(got) & set(before), 'what was whole was fetched again'
         assert files_in(tmp_path/'raw/llava-video') == sorted(made[1]['llava-video'].files)
+
+
+def test_ctrl_c(made, tmp_path):
+    with serve_hub(made[0]) as hub:
+        hub.pause = 1
+        command = [sys.executable, '-m', 'fvlm.cli', 'fetch', 'openvid', '--yes']
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment(hub), stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True)
+        until(lambda: [r for r in hub.requests if r[0] == 'GET' and '/resolve/' in r[1]], process)
+        process.send_signal(signal.SIGINT)
+        code, output = ends(process)
+        assert code == 130 and 'stopped; whole files are kept' in output and 'Traceback' not in output, output
 
 
 def prepare(hub, folder, *more, name='openvid'):
@@ -261,6 +286,8 @@ def test_slice_by_slice_and_killed(made, tmp_path):
         assert files_in(raw) == tables
         code, output = ends(prepare(hub, tmp_path/'killed', '--slices', '2'))
         assert code == 2 and 'begun with slices 3' in output and 'Traceback' not in output
+        assert ends(prepare(hub, tmp_path/'killed', '--slices', '3', '--workers', '1'))[0] == 0
+        assert tars(killed) == tars(straight)
 
 
 def test_slices_of_tables_that_hold_their_media(made, tmp_path):

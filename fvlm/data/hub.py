@@ -357,10 +357,10 @@ def read_slices(out:str|Path, settings:dict)->dict: # `commit`, and under `slice
     path = Path(out)/'prepare.json'
     try: notes = json.loads(path.read_text())
     except FileNotFoundError: return dict(settings=settings, commit='', slices={})
-    for name,value in settings.items():
-        if notes['settings'][name]==value: continue
-        raise HubError(f"{out} was begun with {name} {notes['settings'][name]}, now it is {value}; "
-            'give the same, or another folder')
+    for name,value in json.loads(json.dumps(settings)).items():
+        old = notes['settings'].get(name)
+        if old==value or name in ('workers', 'engine'): continue
+        raise HubError(f'{out} was begun with {name} {old}, now it is {value}; choose another folder')
     return notes
 
 def note_slice(out:str|Path, notes:dict, plan:FetchPlan, seen:dict)->None:
