@@ -1,8 +1,9 @@
 """The steps of the dress rehearsal: `rehearse` makes everything, runs everything and returns the result.
 
-The configs are the real ones. Changed are numbers of updates and samples, paths, processes for the data, and
-the share of clips that may fail (a miniature has few good ones beside its broken ones). The models have the
-real names, and the hub that serves them is a stand-in with tiny random ones: that is the other width.
+The configs are the real ones. Changed are numbers of updates and samples, paths, processes for the data, what
+follows from few and small files (slices, clips in a shard), and the share of clips that may fail (a miniature
+has few good ones beside its broken ones). The models have the real names, and the hub that serves them is a
+stand-in with tiny random ones: that is the other width.
 """
 import json
 import os
