@@ -16,7 +16,8 @@ from huggingface_hub import constants
 import fvlm
 from fvlm.cli import main
 from fvlm.data import hub as fetching
-from fvlm.data.hub import REMOTE, HubError, fetch_files, parse_slice, plan_fetch
+from fvlm.data.hub import (REMOTE, FetchPlan, HubError, clips_of_slice, fetch_files, parse_slice,
+                           plan_fetch)
 from fvlm.data.shards import Shards
 from tests.hub_server import serve_hub
 from tests.rehearsal.miniatures import make_data
@@ -175,6 +176,21 @@ def test_webvid_says_where_its_videos_are_not(hub, tmp_path, capsys):
     assert 'no longer distributed' in said and 'video2dataset' in said and files_in(tmp_path) == []
 
 
+def test_each_clip_belongs_to_one_slice(tmp_path):
+    files = {'a.zip':1, 'b.zip':1}
+    def belongs(name, k, *media):
+        plan = FetchPlan(name, REMOTE[name], tmp_path, (k, 2), files=dict([[*files.items()][k-1]]))
+        return clips_of_slice(plan, {})(dict(media=list(media)))
+    first, second = (dict(path=f'{tmp_path}/{f}', member='v.mp4') for f in files)
+    assert [belongs('openvid', k, first) for k in (1, 2)] == [True, False]
+    assert [belongs('openvid', k, second) for k in (1, 2)] == [False, True]
+    assert [belongs('openvid', k, first, second) for k in (1, 2)] == [False, False]
+    assert [belongs('openvid', k) for k in (1, 2)] == [True, False], 'text of a table that lies beside'
+    assert [belongs('cauldron', k) for k in (1, 2)] == [True, True], 'text of a table that is the slice'
+    assert [belongs('cauldron', k, dict(data=b'an image')) for k in (1, 2)] == [True, True]
+    assert belongs('webvid', 1, dict(path='/elsewhere/v.mp4'))
+
+
 def test_a_fault_of_this_code_is_not_taken_for_the_network(hub, tmp_path):
     plan = plan_fetch('smoltalk', out=tmp_path)
     with mock.patch.object(fetching, 'hf_hub_download', side_effect=TypeError('a bug')):
@@ -291,9 +307,14 @@ def test_slice_by_slice_and_killed(made, tmp_path):
 
 
 def test_slices_of_tables_that_hold_their_media(made, tmp_path):
-    with serve_hub(made[0]) as hub:
+    repo = REMOTE['cauldron'].repo
+    shutil.copytree(made[0]/'datasets'/repo, tmp_path/'hub/datasets'/repo)
+    with serve_hub(tmp_path/'hub') as hub:
         code, output = ends(prepare(hub, tmp_path, '--slices', '2', name='cauldron'))
         assert code == 0 and '0 clips have their media in no slice' in output, output
+        (tmp_path/'hub/datasets'/repo/'README.md').write_text('another commit')
+        code, output = ends(prepare(hub, tmp_path, '--slices', '2', name='cauldron'))
+        assert code == 2 and 'answered 404' in output, 'slices of two commits were put together'
     assert keys_of(tmp_path/'data/cauldron').total() == made[1]['cauldron'].samples
     assert files_in(tmp_path/'raw/cauldron') == []
 
