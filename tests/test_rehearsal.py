@@ -81,6 +81,10 @@ def test_a_difference_is_a_fault_that_names_its_step(tmp_path):
     assert r.faults == ["build b: samples_out is 3, expected 4; left_out is {'broken': 2}, "
         "expected {'broken': 1}"]
     assert [row['ok'] for row in r.rows] == [True, False]
+    r.check('build a', True, 'no frames')
+    assert r.rows[0]['ok'] and len(r.faults) == 1
+    r.check('build a', False, 'no frames')
+    assert not r.rows[0]['ok'] and r.faults[1] == 'build a: no frames'
 
 
 def test_a_fault_is_told_and_ends_the_script_with_1(monkeypatch, capsys):

@@ -23,7 +23,7 @@ WORDS = ('the a red green blue round small large dog cat bird car road tree hous
          'man woman child ball box door open close run walk stand hold see near far left right above below '
          'and then while slowly quickly again two three many').split()
 # lengths of videos in seconds, and the frames they give at one a second, at most 64
-LENGTHS = ((1, 1), (2, 2), (3, 3), (.25, 1), (2, 2), (4, 4), (1, 1), (12, 12), (3, 3), (2, 2))
+LENGTHS = ((1, 1), (2, 2), (2.75, 3), (.25, 1), (2, 2), (4, 4), (1, 1), (12, 12), (3, 3), (2, 2))
 LONG = 70, 64
 CUT, ABSENT, NO_TEXT = 'a truncated video', 'a video that is not there', 'a missing field'
 SAME, FAILED = 'both answers are the same', 'failed_to_download'

@@ -155,8 +155,10 @@ class Rehearsal:
         print(line(row), flush=True)
 
     def check(self, step, ok, text):
-        "Something that must hold and is no count."
-        if not ok: self.faults.append(f'{step}: {text}')
+        "Something that must hold and has no column of the table; rows of that step are then not right."
+        if ok: return
+        self.faults.append(f'{step}: {text}')
+        for row in self.rows: row['ok'] = row['ok'] and row['step'] != step
 
 
 def line(row):

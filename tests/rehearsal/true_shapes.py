@@ -18,11 +18,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = 'configs/stage1.yaml'
-FRAMES, UPDATES, BATCH, MICRO = 8, 3, 4, 2
+FRAMES, UPDATES, BATCH, MICRO = 8, 3, 2, 1
 VISION = dict(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=518, patch_size=14)
 LANGUAGE = dict(hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
     num_key_value_heads=3, vocab_size=49_153, tie_word_embeddings=True, max_position_embeddings=8192,
     rope_theta=1e5)  # 49,152 entries and `<frame>`
+# memory that was freed is used again, and not given back to the kernel, which would have to clear it anew
+KEEP_PAGES = dict(MALLOC_MMAP_MAX_='0', MALLOC_TRIM_THRESHOLD_='17179869184', MALLOC_TOP_PAD_='67108864')
 SMALL = dict(vision=dict(VISION, hidden_size=48, num_hidden_layers=2),
     language=dict(LANGUAGE, hidden_size=72, intermediate_size=96, num_hidden_layers=2))  # for a quick test
 
@@ -120,7 +122,7 @@ def true_shapes(threads=2, vision=VISION, language=LANGUAGE):
         (folder/'overrides.json').write_text(json.dumps(keys))
         with chdir(ROOT): predicted = predict(load_config(CONFIG, keys))
         env = dict(os.environ, OMP_NUM_THREADS=str(threads), WANDB_MODE='disabled', HF_HUB_OFFLINE='1',
-            FVLM_QUIET='1', PYTHONPATH=str(ROOT))
+            FVLM_QUIET='1', PYTHONPATH=str(ROOT), **KEEP_PAGES)
         words = [sys.executable, '-m', 'tests.rehearsal.true_shapes', str(folder), str(threads)]
         done = subprocess.run(words, env=env, cwd=ROOT, capture_output=True, text=True)
         if done.returncode: raise RuntimeError(f'true shapes: {done.stderr[-2000:]}')
