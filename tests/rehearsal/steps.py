@@ -369,7 +369,8 @@ def rehearse(home, out, quick=False, true_shapes=False):  # -> what differed, in
     result = dict(info=run_info(), quick=quick, seed=SEED, config='configs/pipeline.yaml', overrides=RECIPE,
         study_overrides=STUDY, seconds=round(time.time()-start, 1), steps=r.rows)
     if shapes: result['true_shapes'] = shapes
-    print(f"{len(r.rows)} steps, {sum(not row['ok'] for row in r.rows)} of them wrong, {time.time()-start:.0f} s")
+    wrong = sum(not row['ok'] for row in r.rows)
+    print(f'{len(r.rows)} steps, {wrong} of them wrong, {time.time()-start:.0f} s')
     if not r.faults:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result, indent=1)+'\n')
