@@ -297,11 +297,10 @@ def _fetch_file(plan, file, track, stop):
     where = dict(repo_type='dataset', revision=plan.commit, local_dir=plan.out) if r.build else {}
     def download():
         if stop.is_set(): raise HubError('stopped')
-        counter.update(-counter.n) # a new try counts anew
         try: hf_hub_download(r.repo, file, endpoint=_endpoint(), tqdm_class=counter, **where)
         except _Stopped: raise HubError('stopped') from None
     _persist(download, r, 6)
-    track(plan.missing[file]-counter.n)
+    track(plan.missing[file]-counter.n) # whatever was counted in tries that failed
 
 # %% ../../nbs/1_data/05_hub.ipynb #f5fe0328
 def fetch_files(
