@@ -69,7 +69,7 @@ REMOTE = {
         '(https://github.com/m-bain/webvid). Videos that you have are read as --media FOLDER with '
         'FOLDER/PAGE_DIR/VIDEOID.mp4 beside these tables (--kind webvid), or as the tars that '
         'video2dataset wrote, without these tables (--kind tars).'),
-    'llava-video': Remote('lmms-lab/LLaVA-Video-178K', 'Apache-2.0, for research and education only',
+    'llava-video': Remote('lmms-lab/LLaVA-Video-178K', 'Apache-2.0, for academic use only',
         ('[0-9]*/*.json',), ('[0-9]*/*.tar.gz',), 2*_GB, 1500*_GB,
         'https://github.com/yunzhuzhang0918/flexselect/issues/3', 'llava_video', '',
         'captions, open and multiple-choice questions: one clip a video, all its rows',
