@@ -124,7 +124,7 @@ class Watch:
 def timed_loader(watch):
     "Time the functions that the real loader calls, while it runs; what lies between them is the rest."
     parts = dict(read_piece=(shards_module, 'read'), read_members=(shards_module, 'read'),
-        from_jpegs=(shards_module, 'decode'), encode_chat=(loader_module, 'tokenise'),
+        _from_jpegs=(shards_module, 'decode'), encode_chat=(loader_module, 'tokenise'),
         collate=(loader_module, 'collate'))
     with ExitStack() as stack:
         for name, (module, stage) in parts.items():

@@ -31,7 +31,7 @@ DECLARED = {  # run -> what it changes, and to what
     'M3':{'data.mix':['openvid=16.5', 'webvid=16.5', 'cauldron=46', 'smoltalk=20'], 'data.text_share':0.2}}
 
 # The values of the project's original documents, by file: what is there, and where the documents say so.
-# A key of the config, or `samples` (updates times batch), `clips` (those of them with frames), `query` (width).
+# A key of the config, or `samples` (updates times batch), `clips` (of them with frames), `query` (width).
 ABLATION, POC = 'second document, ablations (phase 1a)', 'first document, proof of concept'
 STAGE, SCALING = 'second document, three stages', 'second document, scaling (phase 1b)'
 DOCUMENTS = {
@@ -158,7 +158,7 @@ def test_the_recipe_fits_on_500_gb():
     assert disk_needs(recipe, plan_steps(recipe)).need.sum() <= 500e9
 
 def test_the_texts_are_disjoint_and_enough():
-    "One share of SmolTalk for each stage and one for the ablations; no text is read twice, as far as expected."
+    "One share of SmolTalk for each stage and one for the ablations; no text is expected to be read twice."
     recipe = read_recipe(ROOT/'pipeline.yaml')
     sets, stages = _data_sets(recipe), stage_configs(recipe)
     smoltalk = {n:(o, e) for n, (o, e) in sets.items() if o.get('fetch') == 'smoltalk'}

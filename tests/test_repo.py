@@ -276,7 +276,7 @@ def test_one_statement_a_line():
 def test_package_is_small():
     sizes = {p: p.stat().st_size for p in python_files('fvlm')}
     bad = [f'{rel(p)}: {n/1000:.1f} KB of at most 32' for p, n in sizes.items() if n > 32_000]
-    if (total := sum(sizes.values())) > 545_000: bad.append(f"fvlm: {total/1000:.0f} KB of at most 545")
+    if (total := sum(sizes.values())) > 630_000: bad.append(f"fvlm: {total/1000:.0f} KB of at most 630")
     core = sum(len((ROOT/f'fvlm/model/{m}.py').read_text().splitlines()) for m in CORE)
     if core > 975: bad.append(f'core of fvlm/model: {core} lines of at most 975')
     none(bad)
