@@ -94,9 +94,12 @@ def predict(cfg):  # FLOPs of each update; parts of the memory; the sample that 
     return dict(flops=flops, memory=memory, sample=asdict(sample), parameters=parameters)
 
 
+def high_water():  # bytes; unlike `ru_maxrss` it does not begin with the parent's
+    return 1024*int(re.search(r'^VmHWM:\s+(\d+)', Path('/proc/self/status').read_text(), re.M)[1])
+
+
 def measure(folder, threads):
-    "Train, in this process."
-    import resource
+    "Train, in this process; Linux only."
     import torch
     from fvlm.config import load_config
     from fvlm.training.tracking import read_metrics, run_info
@@ -104,12 +107,12 @@ def measure(folder, threads):
     from transformers.utils.logging import disable_progress_bar
     disable_progress_bar()
     torch.set_num_threads(threads)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024
+    before = high_water()
     train(load_config(ROOT/CONFIG, json.loads((folder/'overrides.json').read_text())))
     log = read_metrics(folder/'run')
     log = log[log.event == 'train']
     return dict(seconds=log.seconds_per_step.tolist(), loss=log.loss.tolist(), before=before,
-        peak=log.peak_memory.max()*1e9*1.024, info=run_info())
+        peak=high_water(), info=run_info())
 
 
 def true_shapes(threads=2, vision=VISION, language=LANGUAGE):
