@@ -8,6 +8,7 @@ memory which it ever held is that of the training and not of what ran before.
 """
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
