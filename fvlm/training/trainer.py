@@ -6,7 +6,7 @@
 __all__ = ['build_model', 'make_plan', 'open_data', 'accumulate', 'Run', 'prepare_run', 'TrainError', 'train']
 
 # %% ../../nbs/4_training/06_trainer.ipynb #48ba567c
-import hashlib, json, math, random, resource, time
+import hashlib, json, math, random, time
 import numpy as np, torch
 from collections import Counter
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from .distributed import (PeerError, Processes, Stopped, StopSignal, all_sum, ch
 from fvlm.training.guards import (MemoryRefusal, SpikeGuard, attention_alarms, attention_health, fit_memory,
     is_out_of_memory)
 from .optim import compute_dtype, freeze, grad_norms, make_optimizer, set_lr
-from .tracking import Tracker, progress
+from .tracking import peak_memory, Tracker, progress
 
 # %% ../../nbs/4_training/06_trainer.ipynb #e6b95711
 def build_model(
@@ -163,10 +163,6 @@ def _find_checkpoint(cfg, procs): # name of the newest intact one on the disk of
     return procs.on_rank_0(find, 'the search for checkpoints')
 
 # %% ../../nbs/4_training/06_trainer.ipynb #b8240761
-def _peak_memory(device): # GB so far; on a CPU of the whole process
-    if device.startswith('cuda'): return torch.cuda.max_memory_allocated(device)/1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1e6
-
 _WARM_UP = 10 # updates
 
 def _mean_row(sums, batch_size): # nats per token, seconds, share of time waiting
@@ -434,7 +430,7 @@ def log(self:Run, tracker, sums, **more)->float: # the loss
     counts = {k:int(read[k].sum()) for k in ('samples','bad','too_long')}
     counts['retries'] = int(all_sum(torch.tensor(self.counter.retries), self.procs.control))
     tracker.log(self.step, 'train', **row, **counts,
-        peak_memory=_peak_memory(self.procs.device), **shares, **more)
+        peak_memory=peak_memory(self.procs.device), **shares, **more)
     return row['loss']
 
 # %% ../../nbs/4_training/06_trainer.ipynb #f6396c94
@@ -525,7 +521,7 @@ def finish(self:Run, tracker)->dict: # content of summary.json; None on other ra
     pace = dict(samples_per_second=updates*self.cfg.train.batch_size/seconds,
         tokens_per_second=tokens/seconds) if updates else {}
     return tracker.finish(steps=self.step, samples=int(read.samples.sum()), tokens=int(read.learned.sum()),
-        **kept, **pace, peak_memory=_peak_memory(self.procs.device),
+        **kept, **pace, peak_memory=peak_memory(self.procs.device),
         epochs=self.plan.epoch(self.step), read=read.to_dict('index'), eval=self.state.get('eval', {}))
 
 # %% ../../nbs/4_training/06_trainer.ipynb #0e887ff0

@@ -8,7 +8,6 @@ memory which it ever held is that of the training and not of what ran before.
 """
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -95,25 +94,21 @@ def predict(cfg):  # FLOPs of each update; parts of the memory; the sample that 
     return dict(flops=flops, memory=memory, sample=asdict(sample), parameters=parameters)
 
 
-def high_water():  # bytes; unlike `ru_maxrss` it does not begin with the parent's
-    return 1024*int(re.search(r'^VmHWM:\s+(\d+)', Path('/proc/self/status').read_text(), re.M)[1])
-
-
 def measure(folder, threads):
-    "Train, in this process; Linux only."
+    "Train, in this process; the peak is that of the last update, before anything is saved."
     import torch
     from fvlm.config import load_config
-    from fvlm.training.tracking import read_metrics, run_info
+    from fvlm.training.tracking import peak_memory, read_metrics, run_info
     from fvlm.training.trainer import train
     from transformers.utils.logging import disable_progress_bar
     disable_progress_bar()
     torch.set_num_threads(threads)
-    before = high_water()
+    before = peak_memory('cpu')*1e9
     train(load_config(ROOT/CONFIG, json.loads((folder/'overrides.json').read_text())))
     log = read_metrics(folder/'run')
     log = log[log.event == 'train']
     return dict(seconds=log.seconds_per_step.tolist(), loss=log.loss.tolist(), before=before,
-        peak=high_water(), info=run_info())
+        peak=log.peak_memory.max()*1e9, info=run_info())
 
 
 def true_shapes(threads=2, vision=VISION, language=LANGUAGE):
