@@ -241,7 +241,12 @@ def _run_jobs(jobs, pool, ahead, folder, count): # `ahead` jobs may wait -> was 
     finally: wait({w for w in waiting if not (isinstance(pool, Executor) and w.cancel())})
 
 # %% ../../nbs/1_data/09_build.ipynb #89b046aa
-def _mend(max_bad): return f'at most {max_bad:.1%} may; mend them and call again, or raise max_bad'
+def _mend(max_bad, failures, any_good=True): # what to do about so many failures
+    missing, wrong = failures.kinds['no such file'], sum(n for k,n in failures.kinds.items() if 'field' in k)
+    hints = ['give the folder of the media (--media), or leave out what is not there (--present)']*(missing>0)
+    hints += ['is --kind the right one?']*(2*wrong>len(failures))
+    most = [f'at most {max_bad:.1%} may; mend them and call again, or raise max_bad (--max-bad)']*any_good
+    return '; '.join([*most, *hints, *['nothing is left']*(not any_good)])
 
 def _counter(folder, failures, bad, max_bad, track): # takes the clips and failures of each shard
     done, lost = 0, _Failures()
@@ -257,7 +262,7 @@ def _counter(folder, failures, bad, max_bad, track): # takes the clips and failu
         for b in bad: lost.add(str(b['key']), str(b.get('source', '')), b['why'])
         write_atomic(folder/'failures.json', json.dumps(lost.report(), indent=1)+'\n')
         raise BuildError(f'{folder}: {len(lost)} of the first {seen} clips failed ({lost}); '
-            f'{_mend(max_bad)}; see {folder/"failures.json"}')
+            f'{_mend(max_bad, lost)}; see {folder/"failures.json"}')
     return count
 
 # %% ../../nbs/1_data/09_build.ipynb #84053ca8
@@ -361,8 +366,8 @@ def _finish_build(folder, names, failures, changed, bad, max_bad, about): # chan
     for f in [lost] if good else made: f.unlink(missing_ok=True)
     write_atomic(made[2] if good else lost, json.dumps(report, indent=1)+'\n')
     if good: return report
-    why, mend = f"{len(failures)} of {total['clips']} clips failed ({failures})", 'nothing is left'
-    if total['samples']: mend = _mend(max_bad)
+    why = f"{len(failures)} of {total['clips']} clips failed ({failures})"
+    mend = _mend(max_bad, failures, total['samples']>0)
     if not total['clips']: why, mend = 'no clip to build from', 'are the annotations empty?'
     raise BuildError(f'{folder}: {why}; {mend}; see {lost}')
 

@@ -249,7 +249,7 @@ def show_mask(ids:list, labels:list, tokenizer:PreTrainedTokenizerFast)->MaskVie
 def known_ids(messages:list, tokenizer:PreTrainedTokenizerFast)->list: # of each turn; None: not to be known
     "What `encode_chat` takes as `ids`."
     texts = [[p['text'].strip() for p in m['content'] if p['type']=='text'] for m in tidy(messages)]
-    return [text_ids(tokenizer, t[0]) if len(t)==1 else None for t in texts]
+    return [text_ids(tokenizer, t[0]) if len(t)==1 and t[0] else None for t in texts]
 
 # %% ../../nbs/1_data/02_chat.ipynb #aa254e68
 def _pad(rows, value): # lists -> int64 `[rows, longest]`

@@ -133,13 +133,14 @@ def shown_in(meta:dict, frames:int)->list[dict]: # type and frames of each mediu
     return meta.get('media') or [dict(type=kind, frames=frames)][:frames]
 
 # %% ../../nbs/1_data/08_shards.ipynb #54b1ad41
+_PROBE = "don't  1234567\t\r\n ①½ ﬁne Å A\u030a İI ß ẞ x² ‘’ … 🙂🏽 नमस्ते مرحبا CamelCase_x-y e\u0301"
 _marks = WeakKeyDictionary() # tokenizer -> (its size, its fingerprint)
 
 def fingerprint(tokenizer)->str: # 12 hexadecimal digits
-    "Tokenizers with the same fingerprint make the same ids."
+    "Tokenizers with the same fingerprint have the same vocabulary and cut a text of many scripts alike."
     size, mark = _marks.get(tokenizer, (0, ''))
     if size!=len(tokenizer):
-        probe = 'Which of the 17 shapes is red? Der Fuchs läuft über 3 grüne Hügel; 狐狸 jumps.\n'
+        probe = 'Which of the 17 shapes is red? Der Fuchs läuft über 3 grüne Hügel; 狐狸 jumps.\n' + _PROBE
         about = [text_ids(tokenizer, probe), sorted(tokenizer.get_vocab().items())]
         mark = hashlib.blake2b(json.dumps(about).encode(), digest_size=6).hexdigest()
         _marks[tokenizer] = len(tokenizer), mark
