@@ -9,22 +9,30 @@ was stopped, also by kill -9. Exit codes: 0 done, 2 something is wrong (one line
 """
 import argparse
 import sys
+from pathlib import Path
 
 from fvlm.cli import download, main as fvlm, run_build
-from fvlm.data.build import BuildError, build_options
-from fvlm.data.hub import clips_of_slice, delete_media, note_slice, plan_fetch, read_slices
+from fvlm.data.build import BuildError, build_options, number_option
+from fvlm.data.hub import (begin_slice, check_media, clips_of_slice, delete_media, note_slice, plan_fetch,
+                           read_slices)
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message): self.exit(2, f'prepare: {message} (see --help)\n')
 
 
 def read_options(argv):
     raw = argparse.RawDescriptionHelpFormatter
-    first = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=raw)
+    first = Parser(description=__doc__, allow_abbrev=False, formatter_class=raw)
     first.add_argument('name', help='a data set of `fvlm fetch`')
     first.add_argument('out', help='folder of the shards')
-    first.add_argument('--slices', type=int, default=1, metavar='N', help='parts of the media (default 1)')
+    first.add_argument('--slices', type=number_option(), default=1, metavar='N',
+        help='parts of the media (default 1)')
     first.add_argument('--raw', default='', help='folder of the downloads (default raw/NAME)')
     first.add_argument('--keep-raw', action='store_true', help='delete nothing')
+    first.add_argument('--damaged-ok', action='store_true', help='take what can be read of damaged archives')
     o, rest = first.parse_known_args(argv)
-    build_options(second := argparse.ArgumentParser(prog='prepare.py NAME OUT [--slices N]'))
+    build_options(second := Parser(prog='prepare.py NAME OUT [--slices N]'))
     return o, lambda annotations='', out='': second.parse_args([annotations, out, *rest])
 
 
@@ -35,9 +43,12 @@ def prepare_slice(o, k, notes, build):
         download(plan)
         seen, args = {}, build(str(plan.out/plan.remote.annotations), f'{o.out}/{k}')
         args.kind, args.media = plan.remote.build, args.media or str(plan.out)
+        if not o.damaged_ok: check_media(plan)
+        begin_slice(o.out, notes, plan)
         try: run_build(args, clips_of_slice(plan, seen), count_bad=k == 1 or not plan.remote.tables)
         except BuildError:
-            if seen['clips']: raise
+            of_none = seen['of'] and not seen['clips'] and not any(Path(o.out, str(k)).glob('*.tar'))
+            if not of_none: raise
             print(f"none of {seen['of']:,} clips has its media in this slice", flush=True)
         note_slice(o.out, notes, plan, seen)
     if not o.keep_raw: delete_media(plan)

@@ -1,4 +1,5 @@
 """Downloads from a stand-in of the hub: what comes, what is refused, what a kill loses (nothing)."""
+import fcntl
 import json
 import os
 import shutil
@@ -289,7 +290,7 @@ def test_slice_by_slice_and_killed(made, tmp_path):
         left_out = sum(r['failed'] for r in reports)+notes['absent']
         assert (len(reports), left_out) == (3, made[1]['openvid'].left_out.total()), 'counted once'
         hub.pause = .3
-        for moment in (raw/'OpenVid_part0.zip', killed/'1/00000.tar', killed/'prepare.json',
+        for moment in (raw/'OpenVid_part0.zip', killed/'1/00000.tar', killed/'2/build.json',
                 killed/'3/build.json'):
             process = prepare(hub, tmp_path/'killed', '--slices', '3')
             until(moment.exists, process)
@@ -322,12 +323,113 @@ def test_slices_of_tables_that_hold_their_media(made, tmp_path):
     assert files_in(tmp_path/'raw/cauldron') == []
 
 
+def one_line(result, *words):
+    "What `prepare.py` ends with when something is wrong."
+    code, output = result
+    last = output.splitlines()[-1]
+    assert code == 2 and last.startswith('prepare: ') and 'Traceback' not in output, output
+    for word in words: assert word in last, (word, output)
+
+
+def test_no_error_is_taken_for_a_slice_without_clips(made, tmp_path):
+    raw, notes = tmp_path/'a/raw/openvid/OpenVid_part0.zip', tmp_path/'a/data/openvid/prepare.json'
+    with serve_hub(made[0]) as hub:
+        hub.pause = .3
+        process = prepare(hub, tmp_path/'a', '--slices', '3', '--quality', '70', '--per-shard', '2')
+        until((tmp_path/'a/data/openvid/1/00000.tar').exists, process)
+        process.kill()
+        process.communicate()
+        hub.pause, changed = 0, ('--slices', '3', '--quality', '80', '--per-shard', '2')
+        one_line(ends(prepare(hub, tmp_path/'a', *changed)), 'begun with quality 70')
+        notes.unlink()
+        one_line(ends(prepare(hub, tmp_path/'a', *changed)), 'openvid/1', 'begun with quality 70')
+        assert raw.is_file(), 'deleted before it was built'
+        (slice := tmp_path/'b/data/openvid/1').mkdir(parents=True)
+        handle = os.open(slice, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        one_line(ends(prepare(hub, tmp_path/'b', '--slices', '3')), 'another build')
+        os.close(handle)
+    assert json.loads((tmp_path/'b/data/openvid/prepare.json').read_text())['slices'] == {}
+
+
+@pytest.mark.parametrize('name,n', [('openvid', '3'), ('cauldron', '2')])
+def test_a_damaged_archive_is_no_slice_without_clips(made, tmp_path, name, n):
+    repo = REMOTE[name].repo
+    there = shutil.copytree(made[0]/'datasets'/repo, tmp_path/'hub/datasets'/repo)
+    path = sorted(there.rglob({'openvid':'*part1.zip', 'cauldron':'*.parquet'}[name]))[-1]
+    path.write_bytes(path.read_bytes()[:path.stat().st_size*2//3])
+    file = path.relative_to(there).as_posix()
+    with serve_hub(tmp_path/'hub') as hub:
+        one_line(ends(prepare(hub, tmp_path, '--slices', n, name=name)), file, 'damaged', '--damaged-ok')
+        assert (tmp_path/'raw'/name/file).is_file(), 'its media are gone'
+        notes = json.loads((tmp_path/'data'/name/'prepare.json').read_text())
+        assert [*notes['slices']] == ['1']
+        if name == 'cauldron': return  # nothing can be read of its damaged table
+        code, output = ends(prepare(hub, tmp_path, '--slices', n, '--damaged-ok', name=name))
+        assert code == 0, output
+    assert 0 < keys_of(tmp_path/'data'/name).total() < made[1][name].samples
+
+
+def test_typing_errors_of_prepare_are_one_line(tmp_path):
+    for words, said in ((('--slices', '0'), "--slices: '0'"), (('--quality', '0'), "--quality: '0'")):
+        one_line(ends(prepare('http://127.0.0.1:9', tmp_path, *words)), said, 'at least 1'*('slices' in said))
+    (notes := tmp_path/'data/openvid/prepare.json').parent.mkdir(parents=True)
+    for text in '{}', '{"settings": ', '[]', '{"settings": {}, "commit": "", "slices": 3}':
+        notes.write_text(text)
+        one_line(ends(prepare('http://127.0.0.1:9', tmp_path)), 'prepare.json is damaged', 'delete it')
+
+
+def test_a_model_that_has_changed_at_the_hub(made, tmp_path):
+    repo = 'HuggingFaceTB/SmolLM2-135M-Instruct'
+    there = shutil.copytree(made[0]/'models'/repo, tmp_path/'hub/models'/repo)
+    with serve_hub(tmp_path/'hub') as hub:
+        env = environment(hub, FVLM_CACHE=str(tmp_path/'cache'), HOME=str(tmp_path/'home'))
+        command = [sys.executable, '-m', 'fvlm.cli', 'fetch', 'smollm2-135m', '--yes']
+        def current():
+            folder = next((tmp_path/'cache').rglob('refs')).parent
+            return folder/'snapshots'/(folder/'refs/main').read_text()
+        def fetch():
+            hub.requests.clear()
+            subprocess.run(command, env=env, check=True, capture_output=True)
+            got = {path.rpartition('/')[2] for method, path, _ in hub.requests
+                if method == 'GET' and '/resolve/' in path}
+            wanted = [f for f in files_in(there) if REMOTE['smollm2-135m'].wants(f)]
+            assert files_in(current()) == wanted
+            for f in wanted: assert (current()/f).read_bytes() == (there/f).read_bytes(), f
+            return got
+        assert 'model.safetensors' in fetch()
+        config = json.loads((there/'config.json').read_text())
+        (there/'config.json').write_text(json.dumps(config | dict(a_new_field=1)))
+        assert fetch() == {'config.json'}
+        weights = bytearray((there/'model.safetensors').read_bytes())
+        weights[-4] ^= 1
+        (there/'model.safetensors').write_bytes(weights)
+        assert fetch() == {'model.safetensors'}, 'changed weights of the same size'
+        assert fetch() == set()
+        before = current()
+        config['a_new_field'] = 2
+        (there/'config.json').write_text(json.dumps(config))
+        (there/'model.safetensors').write_bytes(weights[::-1])
+        hub.pause = 2
+        process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until(lambda: len([r for r in hub.requests if r[0] == 'GET' and '/resolve/' in r[1]]) > 0, process)
+        process.kill()
+        process.wait()
+        assert current() == before and (before/'model.safetensors').is_file(), 'half a snapshot loads by name'
+
+
 def test_videos_that_no_hub_has(made, tmp_path):
     with serve_hub(made[0]) as hub:
         media = made[0]/'webvid'/'videos'
         code, output = ends(prepare(hub, tmp_path, '--media', str(media), name='webvid'))
         assert code == 0, output
         assert keys_of(tmp_path/'data/webvid').total() == made[1]['webvid'].samples
+        some = shutil.copytree(media, tmp_path/'some')
+        for path in sorted(some.rglob('*.mp4'))[2:]: path.unlink()
+        code, output = ends(prepare(hub, tmp_path/'part', '--media', str(some), '--present', '--limit', '9',
+            '--max-bad', '0.05', name='webvid'))
+        assert code == 0, output
+        assert keys_of(tmp_path/'part/data/webvid').total() == 2
         code, output = ends(prepare(hub, tmp_path/'without', name='webvid'))
         assert code == 2 and 'failed' in output and 'Traceback' not in output, output
 

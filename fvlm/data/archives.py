@@ -280,6 +280,11 @@ class MediaFolder:
         self._found = paths, lasts[order], numbers[order]
         return self._found
 
+    def damage(self)->list[str]:
+        "What is wrong with the archives, a line each."
+        self._archives()
+        return self.faults
+
 # %% ../../nbs/1_data/03_archives.ipynb #278799a1
 @patch
 def _members(self:MediaFolder, name): # that fit a name: archive, member, and size

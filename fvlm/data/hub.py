@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REMOTE', 'HubError', 'Remote', 'remote_of', 'parse_slice', 'FetchPlan', 'plan_fetch', 'fetch_files', 'delete_media',
-           'clips_of_slice', 'read_slices', 'note_slice']
+           'check_media', 'clips_of_slice', 'read_slices', 'begin_slice', 'note_slice']
 
 # %% ../../nbs/1_data/05_hub.ipynb #00ce441e
 import glob, json, math, os, re, shutil, threading, time
@@ -17,7 +17,10 @@ from typing import Callable
 from fastcore.basics import patch
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.file_download import repo_folder_name
+from pyarrow import parquet
 from ..config import write_atomic
+from .archives import MediaFolder
 
 # %% ../../nbs/1_data/05_hub.ipynb #ae8f0ef7
 class HubError(ValueError):
@@ -76,27 +79,28 @@ REMOTE = {
         'llava_hound, whose videos are those of ShareGPTVideo'),
     'vista': Remote('TIGER-Lab/VISTA-400K', 'MIT', ('*.json',),
         ('*.tar', '*.tar.gz', '*/*.tar', '*/*.tar.gz'), 1*_GB, 1000*_GB, '', 'vista', '',
-        'questions and captions: one clip a video, all its rows', 'nothing')}
+        'questions and captions: one clip a video, all its rows', 'where a video comes from')}
 
 # %% ../../nbs/1_data/05_hub.ipynb #b604a797
 REMOTE |= {
     'finevideo': Remote('HuggingFaceFV/finevideo', 'CC-BY, per video', (), ('data/train-*.parquet',),
-        0, 600*_GB, '', 'finevideo', '', 'title, description, scenes and questions of a video',
-        'speech, mood, props, cast', True),
+        0, 600*_GB, '', 'finevideo', '', 'the description, and each question with its answer',
+        'titles, scenes, storylines, speech', True),
     'sharegpt4video': Remote('ShareGPT4Video/ShareGPT4Video', 'CC-BY-NC-4.0',
         ('sharegpt4video_40k.jsonl',), ('zip_folder/*/*.zip',), .2*_GB, 400*_GB, '', 'sharegpt4video',
         'sharegpt4video_40k.jsonl', 'the caption of the whole video', 'captions of single moments'),
     'sharegptvideo': Remote('ShareGPTVideo/train_video_and_instruction', 'Apache-2.0',
         ('video_instruction/train/*/*.jsonl',), ('train_300k/*.tar.gz', 'train_600k/*.tar.gz'),
         3*_GB, 200*_GB, '', 'sharegptvideo', 'video_instruction/train',
-        'captions and questions; frames as JPEG, no video', 'rows about images, which lie elsewhere'),
+        'captions and questions; frames as JPEG, no video',
+        'rows about images, which lie elsewhere (--present)'),
     'cauldron': Remote('HuggingFaceM4/the_cauldron', "each subset's own", (), ('*/train-*.parquet',),
-        0, 170*_GB, '', 'cauldron', '', 'all turns about 0 to 10 or more images', 'nothing'),
+        0, 170*_GB, '', 'cauldron', '', 'all turns about 0 to 10 or more images', 'where a turn comes from'),
     'smoltalk': Remote('HuggingFaceTB/smoltalk', 'Apache-2.0', (), ('data/all/train-*.parquet',),
         0, 2*_GB, '', 'smoltalk', '', 'all turns; text only', 'the test split; folders that repeat rows'),
     'rlaif-v': Remote('openbmb/RLAIF-V-Dataset', 'CC-BY-NC-4.0', (), ('RLAIF-V-Dataset_*.parquet',),
         0, 13*_GB, '', 'rlaif_v', '', 'question, image, better and worse answer',
-        'names of the models that answered'),
+        'where a pair comes from'),
     'rlaif-v-formatted': Remote('HuggingFaceH4/rlaif-v_formatted', 'that of RLAIF-V: CC-BY-NC-4.0', (),
         ('data/train-*.parquet',), 0, 7*_GB, '', 'rlaif_v', '', 'the same pairs as chat turns',
         'the test split')}
@@ -221,7 +225,7 @@ def _size(n): # for people
 
 def _on_disk(plan, file): # its path, if it is there
     if plan.remote.build: return plan.out/file
-    found = try_to_load_from_cache(plan.remote.repo, file)
+    found = try_to_load_from_cache(plan.remote.repo, file, revision=plan.commit)
     return Path(found) if isinstance(found, str) else plan.out/'nothing'
 
 def _is_there(plan, file, size):
@@ -244,6 +248,7 @@ def next_step(self:FetchPlan)->str: # what to do with it
     r = self.remote
     if not r.build: return f'{r.repo} loads by this name, without a network too'
     media = f' --media {self.out}'*bool(r.tables and r.media)
+    if media and (self.part[1]>1 or '--present' in r.leaves_out): media += ' --present'
     return f'next: fvlm data build {self.out/r.annotations} OUT --kind {r.build}{media}'
 
 # %% ../../nbs/1_data/05_hub.ipynb #f602c87e
@@ -294,10 +299,12 @@ class _Counter: # what `huggingface_hub` takes for a progress bar: passes the by
 
 def _fetch_file(plan, file, track, stop):
     r, counter = plan.remote, _Counter(track, stop)
-    where = dict(repo_type='dataset', revision=plan.commit, local_dir=plan.out) if r.build else {}
+    where = dict(repo_type='dataset', local_dir=plan.out) if r.build else {}
     def download():
         if stop.is_set(): raise HubError('stopped')
-        try: hf_hub_download(r.repo, file, endpoint=_endpoint(), tqdm_class=counter, **where)
+        try:
+            hf_hub_download(r.repo, file, revision=plan.commit, endpoint=_endpoint(), tqdm_class=counter,
+                **where)
         except _Stopped: raise HubError('stopped') from None
     _persist(download, r, 6)
     track(plan.missing[file]-counter.n) # whatever was counted in tries that failed
@@ -321,6 +328,13 @@ def fetch_files(
         stop.set()
         pool.shutdown(cancel_futures=True)
     plan.missing = {}
+    if not plan.remote.build: _make_current(plan)
+
+# %% ../../nbs/1_data/05_hub.ipynb #c7b1f742
+def _make_current(plan): # a whole snapshot of a model becomes the one that loads by name
+    folder = Path(constants.HF_HUB_CACHE)/repo_folder_name(repo_id=plan.remote.repo, repo_type='model')
+    (folder/'refs').mkdir(exist_ok=True)
+    write_atomic(folder/'refs/main', plan.commit)
 
 # %% ../../nbs/1_data/05_hub.ipynb #166c063d
 def delete_media(plan:FetchPlan)->int: # bytes that were freed
@@ -332,6 +346,19 @@ def delete_media(plan:FetchPlan)->int: # bytes that were freed
         (plan.out/file).unlink(missing_ok=True)
         for note in (plan.out/'.cache/huggingface/download').glob(f'{glob.escape(file)}.*'): note.unlink()
     return freed
+
+# %% ../../nbs/1_data/05_hub.ipynb #d1917358
+def check_media(plan:FetchPlan)->None:
+    "A `HubError` names the first archive or table of a plan that is damaged."
+    faults = MediaFolder(plan.out).damage()
+    media = [plan.out/f for f in plan.files if plan.remote.wants(f)=='media']
+    for path in media:
+        fault = next((f for f in faults if f.startswith(f'{path}: ')), '')
+        try: path.suffix=='.parquet' and parquet.read_metadata(path)
+        except Exception as e: # whatever a library raises
+            fault = f'{path}: it is damaged ({e}); fetch it again'
+        if not fault: continue
+        raise HubError(f'{fault}: delete it and call again, or add --damaged-ok to take what can be read')
 
 # %% ../../nbs/1_data/05_hub.ipynb #9cf3e6f2
 def clips_of_slice(
@@ -356,15 +383,29 @@ def read_slices(out:str|Path, settings:dict)->dict: # `commit`, and under `slice
     path = Path(out)/'prepare.json'
     try: notes = json.loads(path.read_text())
     except FileNotFoundError: return dict(settings=settings, commit='', slices={})
+    except ValueError: notes = None
+    kinds = dict(settings=dict, commit=str, slices=dict)
+    if not isinstance(notes, dict) or any(not isinstance(notes.get(k), t) for k,t in kinds.items()):
+        raise HubError(f'{path} is damaged; put a copy back, or delete it: all slices are then fetched again')
     for name,value in json.loads(json.dumps(settings)).items():
         old = notes['settings'].get(name)
         if old==value or name in ('workers', 'engine'): continue
         raise HubError(f'{out} was begun with {name} {old}, now it is {value}; choose another folder')
     return notes
 
+# %% ../../nbs/1_data/05_hub.ipynb #52353327
+def begin_slice(out:str|Path, notes:dict, plan:FetchPlan)->None:
+    "Before a slice is built: remember the settings and the commit."
+    notes['commit'] = plan.commit
+    _write_notes(out, notes)
+
+def _write_notes(out, notes):
+    Path(out).mkdir(parents=True, exist_ok=True)
+    write_atomic(Path(out)/'prepare.json', json.dumps(notes, indent=1)+'\n')
+
 def note_slice(out:str|Path, notes:dict, plan:FetchPlan, seen:dict)->None:
     "A slice is built: remember it, the commit, and how many clips have their media in no slice so far."
     notes['commit'], notes['slices'][str(plan.part[0])] = plan.commit, dict(seen)
     found = sum(s['clips'] for s in notes['slices'].values())
     notes['absent'] = seen['of']-found if plan.remote.tables else 0
-    write_atomic(Path(out)/'prepare.json', json.dumps(notes, indent=1)+'\n')
+    _write_notes(out, notes)
