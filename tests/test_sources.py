@@ -430,6 +430,130 @@ def test_gzip_bomb_is_not_unpacked(write, monkeypatch):
         read_medium(dict(type='video', path=str(path), member='bomb.mp4'))
 
 
+# one broken line costs itself
+
+def captions(n): return [f'{i}.mp4,"Caption {i}, said"\n' for i in range(1, n+1)]
+
+
+BROKEN = {'a quote in a quote': '101.mp4,"a "quoted" word"\n', 'never closed': '101.mp4,"a word\n',
+          'more fields than columns': '101.mp4,a,b\n'}
+
+
+@pytest.mark.parametrize('line', BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize('others_quoted', [True, False])
+def test_broken_line_of_a_csv_costs_itself(write, line, others_quoted):
+    lines = [x if others_quoted else x.replace('"', '').replace(', said', '') for x in captions(1000)]
+    lines[100] = line
+    table, bad = write('t.csv', ('video,caption\n'+''.join(lines)).encode()), []
+    clips = read('openvid', table, bad=bad)
+    assert [c['key'] for c in clips] == [str(i) for i in range(1, 1001) if i != 101]
+    assert len(bad) == 1 and 't.csv: record 101 ' in bad[0]['why'] and 'fetch' not in bad[0]['why']
+
+
+def test_broken_field_of_several_lines(write):
+    "Whole fields may have line breaks; of a broken one the lines after the first are tried, and are bad too."
+    lines = captions(20)
+    lines[3] = '4.mp4,"one\ntwo, ""2""\n\nthree"\n'
+    lines[9] = '10.mp4,"one\ntwo "2"\nthree"\n'
+    table, bad = write('t.csv', ('video,caption\n'+''.join(lines)).encode()), []
+    clips = read('openvid', table, bad=bad)
+    assert [c['key'] for c in clips] == [str(i) for i in range(1, 21) if i != 10]
+    assert turns(clips[3])[0][1] == 'one\ntwo, "2"\n\nthree'
+    assert [b['why'].partition(' (')[0][-9:] for b in bad] == ['record 10', 'record 11', 'record 12']
+    assert ['too few fields' in b['why'] for b in bad] == [False, True, False]
+
+
+def test_long_caption_of_a_csv(write, monkeypatch):
+    lines = captions(9)
+    lines[4] = f'5.mp4,"{"word "*60_000}"\n'
+    table = write('t.csv', ('video,caption\n'+''.join(lines)).encode())
+    assert [len(turns(c)[0][1]) > 200_000 for c in read('openvid', table)] == [i == 4 for i in range(9)]
+    monkeypatch.setitem(archives.LIMITS, 'json', 3000)
+    lines[4] = '5.mp4,"'+'word\n'*1000+'"\n'  # each line is short, the record too long
+    bad = []
+    clips = read('openvid', write('t.csv', ('video,caption\n'+''.join(lines)).encode()), bad=bad)
+    assert [c['key'] for c in clips] == list('12346789') and ' record 5 ' in bad[0]['why']
+
+
+@pytest.mark.parametrize('text, lines', [('word '*300+'\n', 99), ('word\n'*6, 5)])
+def test_record_of_a_csv_has_a_limit(write, monkeypatch, text, lines):
+    monkeypatch.setitem(archives.LIMITS, 'json', 2000)
+    monkeypatch.setattr(archives, '_MAX_LINES', lines)
+    table, bad = write('t.csv', f'video,caption,more\n1.mp4,"{text}","{text}"\n2.mp4,a,b\n'.encode()), []
+    assert [c['key'] for c in read('openvid', table, bad=bad)][-1] == '2'
+    assert ' record 1 ' in bad[0]['why'] and 'too long' in bad[0]['why']
+
+
+def test_broken_header_of_a_csv_ends_it(write):
+    with pytest.raises(SourceError, match='header'):
+        read('openvid', write('t.csv', b'video,"cap"tion\na.mp4,x\nb.mp4,y\n'))
+
+
+def test_rows_of_one_video_behind_many_texts_are_one_clip(write):
+    talk = [dict(role='user', content='Q'), dict(role='assistant', content='A')]
+    texts = [dict(id=f't{i}', messages=talk) for i in range(1500)]
+    videos = [dict(id=f'{i}{k}', video=f'{i}.mp4', user=f'Q{k}', assistant='A') for k in range(6) for i in (0, 1)]
+    clips = read('plain', write('t.jsonl', texts+videos))
+    assert [len(c['chats']) for c in clips if c['media']] == [6, 6] and len(clips) == 1502
+
+
+def test_a_kind_without_media_is_read_once(write, monkeypatch):
+    talk, times = [dict(role='user', content='Q'), dict(role='assistant', content='A')], []
+    path = write('t.jsonl', [dict(messages=talk)]*3)
+    convert = sources._convert
+    monkeypatch.setattr(sources, '_convert', lambda *args: times.append(1) or convert(*args))
+    assert len(read('smoltalk', path)) == 3 and len(times) == 1
+
+
+# archives
+
+@pytest.mark.parametrize('piece', [4, 7, 1000])
+def test_names_of_a_large_archive_are_found(write, monkeypatch, piece):
+    monkeypatch.setattr(archives, '_MAX_CHECKSUMS', piece)
+    files = {f'v/{i}/{i%30}.mp4':b'%d' % i for i in range(60)}
+    write('a.tar', files)
+    media = MediaFolder(write.home)
+    for name, data in files.items(): assert read_medium(dict(media.find(name), type='video')) == data
+
+
+def test_number_of_frames_is_limited(write, monkeypatch):
+    monkeypatch.setattr(archives, '_MAX_FRAMES', 3)
+    for n in (3, 4):
+        frames = {f'v{n}/{i}.jpg':b'%d' % i for i in range(n)}
+        for name, data in frames.items(): write(name, data)
+        places = [dict(path=str(write.home/f'v{n}')),
+                  dict(path=str(write(f'{n}.zip', frames)), member=f'v{n}')]
+        for place in places:
+            if n == 3: assert read_medium(dict(place, type='video')) == [b'0', b'1', b'2']
+            else:
+                with pytest.raises(ArchiveError, match='4 frames'): read_medium(dict(place, type='video'))
+
+
+def test_only_what_begins_a_sequence_is_a_piece(write):
+    packed = write.encode('x.zip', {f'{i}.mp4':b'%d' % i for i in range(99)})
+    write('a.zip', {'whole.mp4':b'w'})
+    for name in ('a.zip.md', 'a.tar.xz', 'a.zip.sh', 'a.zip.08', 'b.tar.gz.md', 'c.zip.md'): write(name, b'no')
+    for i in range(12):
+        write(f'c.zip.a{"abcdefghijkl"[i]}', packed[i*len(packed)//12:(i+1)*len(packed)//12])
+        write(f'd/c.zip.{i+1}', packed[i*len(packed)//12:(i+1)*len(packed)//12])
+    media = MediaFolder(write.home)
+    for name in ('whole.mp4', '98.mp4', 'd/98.mp4'): assert media.find(name), name
+    assert media.faults == []
+    (write.home/'c.zip.ab').unlink()
+    media = MediaFolder(write.home)
+    assert media.find('98.mp4')['path'].endswith('d/c.zip.1')
+    assert len(media.faults) == 1 and 'c.zip.aa' in media.faults[0] and 'the others' in media.faults[0]
+
+
+def test_frames_with_odd_numbers_in_their_names(write):
+    names = ['1.jpg', '2.jpg', '010.jpg', '9'*200+'.jpg', '²1.jpg', '٣.jpg']
+    for name in names: write(f'v/{name}', name.encode())
+    long = write('a.tar', {f'v/{n}.jpg':n.encode() for n in ('9'*5000, '2', '10')})
+    assert read_medium(dict(type='video', path=str(write.home/'v'))) == [n.encode() for n in names]
+    frames = read_medium(dict(type='video', path=str(long), member='v'))
+    assert [len(f) for f in frames] == [1, 2, 5000]
+
+
 def test_all_named_sources_are_there():
     named = {'openvid', 'webvid', 'llava_video', 'vista', 'finevideo', 'sharegpt4video', 'sharegptvideo',
              'cauldron', 'smoltalk', 'rlaif_v', 'plain', 'tars', 'sharegpt'}

@@ -15,6 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import zip_longest
 from pathlib import Path
 from fastcore.basics import patch
 from pyarrow import parquet, types
@@ -25,6 +26,8 @@ LIMITS = dict(video=512<<20, image=32<<20, json=8<<20) # most bytes
 IMAGE_ENDINGS = 'jpg', 'jpeg', 'png', 'webp'
 _MAX_MEMBERS = 20_000_000 # of one archive
 _MAX_FRAMES = 20_000 # of one video
+_MAX_CHECKSUMS = 1<<20 # before equal ones are dropped
+_MAX_LINES = 1000 # of one record of a CSV file
 
 class ArchiveError(VideoError):
     "One line for an archive or a part of it that cannot be read: the file, what is wrong, the mend."
@@ -64,14 +67,17 @@ def split_name(name:str)->tuple[str,str]:
     return re.fullmatch(r'((?:.*/)?[^./]*)\.?([^/]*)', name, re.S).groups()
 
 # %% ../../nbs/1_data/03_archives.ipynb #78922f85
-_PIECE = re.compile(r'(.+?(?:[._-]part[._-]?|\.zip\.|\.tar\.|\.gz\.|\.tgz\.))(?!gz$)([a-z]{2}|\d{1,4})')
+_PIECE = re.compile(r'(.+?(?:[._-]part[._-]?|\.zip\.|\.tar\.|\.gz\.|\.tgz\.))(?!(?:gz|xz|lz|md)$)'
+                    r'([a-z]{2}|[0-9]{1,4})')
+
+def _is_first_piece(number): return number=='aa' or (number.isdigit() and int(number)<=1)
 
 def _pieces_of(path): # all pieces of a file, in order, of which `path` is the first
     path = Path(path)
     found = _PIECE.fullmatch(path.name)
     if not found: return [path]
     ours = {m[2]:p for p in path.parent.iterdir() if (m := _PIECE.fullmatch(p.name)) and m[1]==found[1]}
-    names, letters = sorted(ours), found[2].isalpha()
+    names, letters = sorted(ours, key=lambda n: (len(n), n)), found[2].isalpha()
     number = lambda n: (ord(n[0])-97)*26+ord(n[1])-97 if letters else int(n)
     numbers = [number(n) for n in names if n.isalpha()==letters]
     if numbers==list(range(numbers[0], numbers[0]+len(names))) and numbers[0]<=(not letters):
@@ -133,13 +139,16 @@ create table about (fault text, lasts blob);
 
 # %% ../../nbs/1_data/03_archives.ipynb #84e6a407
 def _rows_of(members, folders, lasts): # `folders` takes those with images, `lasts` the checksums of names
+    most = _MAX_CHECKSUMS
     for n,(name,*place) in enumerate(members):
         if n==_MAX_MEMBERS: raise ValueError(f'more than {_MAX_MEMBERS:,} files')
         if name.startswith('/') or '..' in name.split('/') or re.search('[\0\ud800-\udfff]', name): continue
         folder, _, last = os.path.normpath(name).rpartition('/')
         lasts.append(zlib.crc32(last.encode()))
         if last.lower().endswith(IMAGE_ENDINGS) and folder: folders.add(folder)
-        if len(lasts)>1<<20: lasts[:] = array('I', np.unique(lasts).tobytes())
+        if len(lasts)>most:
+            lasts[:] = array('I', np.unique(lasts).tobytes())
+            most = max(most, 2*len(lasts))
         yield folder, last, *place
 
 def _write_list(path, members): # to the SQLite file `path`
@@ -225,7 +234,9 @@ def _member_bytes(archive, name, limit, place):
 
 # %% ../../nbs/1_data/03_archives.ipynb #876390f5
 def _in_order(names): # 2 before 10
-    return sorted(names, key=lambda n: [int(x) if x.isdigit() else x for x in re.split(r'(\d+)', n)])
+    def number(digits): return len(digits := digits.lstrip('0')), digits
+    def key(name): return [number(x) if i%2 else x for i,x in enumerate(re.split('([0-9]+)', name))]
+    return sorted(names, key=key)
 
 def _check_frames(where, sizes): # of a folder
     if not sizes: raise _fault(where, 'no such file, and no folder of frames', 'check the name')
@@ -256,8 +267,8 @@ def _archives_in(folder): # in order; of an archive in pieces the first
         begun, ours = set(), is_build(home)
         for name in sorted(names):
             piece, path = _PIECE.fullmatch(name), Path(home)/name
-            is_first = piece and piece[1] not in begun
-            if piece: begun.add(piece[1])
+            is_first = piece and piece[1] not in begun and _is_first_piece(piece[2])
+            if is_first: begun.add(piece[1])
             if not ours and (is_first or name.lower().endswith(('.zip','.tar','.tar.gz','.tgz'))): yield path
 
 # %% ../../nbs/1_data/03_archives.ipynb #b61ef240
@@ -390,6 +401,43 @@ def _parquet_rows(file):
                 yield row
                 n += 1
 
+# %% ../../nbs/1_data/03_archives.ipynb #c5f0a1d3
+def _records_of_csv(lines, delimiter): # lists of fields, or what is wrong with a line
+    csv.field_size_limit(LIMITS['json'])
+    taken, waiting = [], [] # lines of the present record, and those to be read again, backwards
+    def feed():
+        size = 0
+        while line := waiting.pop() if waiting else next(lines, ''):
+            size = size+len(line) if taken else len(line)
+            taken.append(line)
+            if size>LIMITS['json'] or len(taken)>_MAX_LINES: raise csv.Error('the record is too long')
+            yield line
+    reader = csv.reader(feed(), delimiter=delimiter, strict=True)
+    while True:
+        is_again = bool(waiting)
+        try: fields = next(reader, None)
+        except csv.Error as e:
+            fields = SourceError(f'no CSV ({e}); check its quotes')
+            waiting += reversed(taken[1:])
+            reader = csv.reader(feed(), delimiter=delimiter, strict=True)
+        if fields is None: return
+        taken.clear()
+        yield fields, is_again
+
+# %% ../../nbs/1_data/03_archives.ipynb #c5f0a1d4
+def _parse_csv(lines, delimiter): # objects
+    names = None
+    for fields,is_again in _records_of_csv(lines, delimiter):
+        if isinstance(fields, SourceError):
+            if names is None: raise SourceError(f'the header is {fields.why}')
+            yield fields
+        elif names is None: names = fields or None
+        elif len(fields)>len(names):
+            yield SourceError('it has more fields than there are columns; quote those with a comma')
+        elif is_again and 0<len(fields)<len(names):
+            yield SourceError('it has too few fields, behind a broken line; check its quotes')
+        elif fields: yield dict(zip_longest(names, fields))
+
 # %% ../../nbs/1_data/03_archives.ipynb #4b787405
 def table_rows(file:Path)->Iterator[dict]: # or a `SourceError` in the place of a row
     "The rows of a csv, tsv, json, jsonl, jsonl.gz or parquet file."
@@ -402,10 +450,7 @@ def table_rows(file:Path)->Iterator[dict]: # or a `SourceError` in the place of 
         is_array = name.endswith('.json') and f.read(64).lstrip()[:1]=='['
         f.seek(0)
         if is_array: yield from _parse_array(f)
-        elif name.endswith(('.csv','.tsv')):
-            too_many = SourceError('it has more fields than there are columns; quote those with a comma')
-            for row in csv.DictReader(_lines(f), delimiter=',\t'[name.endswith('.tsv')], strict=True):
-                yield too_many if None in row else row
+        elif name.endswith(('.csv','.tsv')): yield from _parse_csv(_lines(f), ',\t'[name.endswith('.tsv')])
         else: yield from (_parse_json(line) for line in _lines(f) if line.strip())
 
 # %% ../../nbs/1_data/03_archives.ipynb #8698990a
@@ -473,7 +518,7 @@ _TYPES = (dict.fromkeys(['mp4','webm','mkv','mov','avi','gif'], 'video')
 def _shown(endings): # type of the medium, how it is kept, endings in order
     single = [e for e in endings if e in _TYPES]
     number = lambda e: int(e.partition('.')[0])
-    frames = sorted((e for e in endings if re.fullmatch(r'\d+\.(jpe?g|png|webp)', e)), key=number)
+    frames = sorted((e for e in endings if re.fullmatch(r'[0-9]{1,9}\.(jpe?g|png|webp)', e)), key=number)
     if len(single)+bool(frames)>1:
         raise SourceError(f"it holds {', '.join(single+frames):.60}; keep a video, an image, or its frames")
     if any(number(e)!=number(frames[0])+i for i,e in enumerate(frames)):

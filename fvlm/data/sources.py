@@ -196,7 +196,9 @@ def _files_of(path, endings=_TABLES): # file -> name without its ending
 
 # %% ../../nbs/1_data/04_sources.ipynb #1da329b7
 def _records(path, media=None, source=None, kind=None, folders=None, present=False): # of all files
-    if media is not None and not Path(media).is_dir(): raise SourceError('no such folder', str(media))
+    if media is not None and not Path(media).is_dir():
+        why = 'no such folder; give the folder of the media, also where they lie in archives'
+        raise SourceError(why, str(media))
     ids, endings, rows = (kind.ids, kind.files, kind.rows) if kind else (('id',), _TABLES, table_rows)
     for file,name in _files_of(path, endings).items():
         n, folder = 0, Path(media or file.parent)
@@ -223,6 +225,7 @@ class _Source:
     ids:tuple=('id',) # fields that may hold an id
     files:tuple=_TABLES # endings
     rows:Callable=table_rows # file -> rows, or tuples of row, key and media
+    has_media:bool=True # some records have
 
 def _register(name, *args, **more):
     return lambda convert: SOURCES.setdefault(name, _Source(name, convert, *args, **more)).convert
@@ -279,8 +282,8 @@ def _merge(clips): # with the same media -> one clip
 
 def _count_rows(clips): # hashes of media with several rows, and how many; none: not to be counted
     rows = array('q')
-    for n,c in enumerate(clips):
-        if (n==1000 and not rows) or any('path' not in m or 'row' in m for m in c['media']): return None
+    for c in clips:
+        if any('path' not in m or 'row' in m for m in c['media']): return None
         if c['media']: rows.append(hash(_same(c)))
     media, counts = np.unique(np.frombuffer(rows, 'q'), return_counts=True)
     return media[counts>1], counts[counts>1]
@@ -323,7 +326,8 @@ def read(self:_Source, path, media=None, source=None, bad=None, share=(0,1), pre
         found = [f for m in folders.values() for f in m.faults]
         if found and bad is None: raise SourceError(found[0])
         return found
-    counts = _count_rows(clips(deque(maxlen=0))) if self.rows is table_rows else None
+    is_counted = self.rows is table_rows and self.has_media
+    counts = _count_rows(clips(deque(maxlen=0))) if is_counted else None
     for clip in _join_neighbours(clips(bad)) if counts is None else _join_apart(clips(bad), *counts):
         faults()
         yield clip
@@ -485,7 +489,7 @@ def _rlaif_v(r):
 _MEDIA_FIELDS = {'image','images','video','videos'}
 
 @_register('smoltalk', 'conversations without media', 'messages (role, content)',
-           lambda k: 'messages' in k and not _MEDIA_FIELDS&k)
+           lambda k: 'messages' in k and not _MEDIA_FIELDS&k, has_media=False)
 def _smoltalk(r): return _clip([], r.objects('messages', 'role', 'content'))
 
 @_register('plain', 'your own data',
