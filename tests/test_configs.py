@@ -156,6 +156,8 @@ def test_recipes_hold_what_the_documents_say(name, key, wanted, source):
 def test_the_recipe_fits_on_500_gb():
     recipe = read_recipe(ROOT/'pipeline.yaml')
     assert disk_needs(recipe, plan_steps(recipe)).need.sum() <= 500e9
+    webvid = next(s.words for s in plan_steps(recipe) if s.name == 'data webvid')
+    assert '--present' in webvid and '--limit' in webvid, 'nobody has all videos of its tables'
 
 def test_the_texts_are_disjoint_and_enough():
     "One share of SmolTalk for each stage and one for the ablations; no text is expected to be read twice."
