@@ -1,6 +1,6 @@
 """The dress rehearsal: raw data to report with the real configs, on miniatures, offline, in minutes.
 
-    python scripts/rehearse.py                   # everything; the counts go to outputs/rehearsal/rehearsal.json
+    python scripts/rehearse.py                   # everything; writes outputs/rehearsal/rehearsal.json
     python scripts/rehearse.py --quick           # the smaller form that the tests run
     python scripts/rehearse.py --true-shapes     # and three updates of the 135M model's real shapes; writes
                                                  # results/rehearsal.json

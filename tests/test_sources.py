@@ -492,7 +492,8 @@ def test_broken_header_of_a_csv_ends_it(write):
 def test_rows_of_one_video_behind_many_texts_are_one_clip(write):
     talk = [dict(role='user', content='Q'), dict(role='assistant', content='A')]
     texts = [dict(id=f't{i}', messages=talk) for i in range(1500)]
-    videos = [dict(id=f'{i}{k}', video=f'{i}.mp4', user=f'Q{k}', assistant='A') for k in range(6) for i in (0, 1)]
+    videos = [dict(id=f'{i}{k}', video=f'{i}.mp4', user=f'Q{k}', assistant='A')
+        for k in range(6) for i in (0, 1)]
     clips = read('plain', write('t.jsonl', texts+videos))
     assert [len(c['chats']) for c in clips if c['media']] == [6, 6] and len(clips) == 1502
 
@@ -532,7 +533,8 @@ def test_number_of_frames_is_limited(write, monkeypatch):
 def test_only_what_begins_a_sequence_is_a_piece(write):
     packed = write.encode('x.zip', {f'{i}.mp4':b'%d' % i for i in range(99)})
     write('a.zip', {'whole.mp4':b'w'})
-    for name in ('a.zip.md', 'a.tar.xz', 'a.zip.sh', 'a.zip.08', 'b.tar.gz.md', 'c.zip.md'): write(name, b'no')
+    for name in ('a.zip.md', 'a.tar.xz', 'a.zip.sh', 'a.zip.08', 'b.tar.gz.md', 'c.zip.md'):
+        write(name, b'no')
     for i in range(12):
         write(f'c.zip.a{"abcdefghijkl"[i]}', packed[i*len(packed)//12:(i+1)*len(packed)//12])
         write(f'd/c.zip.{i+1}', packed[i*len(packed)//12:(i+1)*len(packed)//12])
