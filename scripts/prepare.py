@@ -1,7 +1,6 @@
 """Shards of a public data set that may be larger than the disk: slice by slice it is fetched, built, deleted.
 
     python scripts/prepare.py openvid data/openvid --slices 186 --workers 16
-    python scripts/prepare.py smoltalk data/smoltalk --share 0:0.5 --keep-raw
 
 NAME is one of `fvlm fetch`; behind it stand the options of `fvlm data build`, but for the kind and the media,
 which are known. Slice K becomes OUT/K; at the end one index covers all. A second call goes on where the first
@@ -10,24 +9,16 @@ was stopped, also by kill -9. Exit codes: 0 done, 2 something is wrong (one line
 import argparse
 import sys
 from pathlib import Path
-
-from fvlm.cli import download, main as fvlm, run_build
+from fvlm.cli import _Parser as Parser, download, main as fvlm, run_build
 from fvlm.data.build import BuildError, build_options, number_option
-from fvlm.data.hub import (begin_slice, check_media, clips_of_slice, delete_media, note_slice, plan_fetch,
-                           read_slices)
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message): self.exit(2, f'prepare: {message} (see --help)\n')
+from fvlm.data import hub
 
 
 def read_options(argv):
     raw = argparse.RawDescriptionHelpFormatter
     first = Parser(description=__doc__, allow_abbrev=False, formatter_class=raw)
-    first.add_argument('name', help='a data set of `fvlm fetch`')
-    first.add_argument('out', help='folder of the shards')
-    first.add_argument('--slices', type=number_option(), default=1, metavar='N',
-        help='parts of the media (default 1)')
+    for x in ('name', 'a data set of `fvlm fetch`'), ('out', 'a folder'): first.add_argument(x[0], help=x[1])
+    first.add_argument('--slices', type=number_option(), default=1, help='parts of the media (default 1)')
     first.add_argument('--raw', default='', help='folder of the downloads (default raw/NAME)')
     first.add_argument('--keep-raw', action='store_true', help='delete nothing')
     first.add_argument('--damaged-ok', action='store_true', help='take what can be read of damaged archives')
@@ -37,28 +28,27 @@ def read_options(argv):
 
 
 def prepare_slice(o, k, notes, build):
-    plan = plan_fetch(o.name, (k, o.slices), o.raw, commit=notes['commit'])
+    plan = hub.plan_fetch(o.name, (k, o.slices), o.raw, commit=notes['commit'])
     if str(k) not in notes['slices']:
         print(plan.about if k == 1 else f'slice {k} of {o.slices}', flush=True)
         download(plan)
         seen, args = {}, build(str(plan.out/plan.remote.annotations), f'{o.out}/{k}')
         args.kind, args.media = plan.remote.build, args.media or str(plan.out)
-        if not o.damaged_ok: check_media(plan)
-        begin_slice(o.out, notes, plan)
-        try: run_build(args, clips_of_slice(plan, seen), count_bad=k == 1 or not plan.remote.tables)
+        o.damaged_ok or hub.check_media(plan)
+        hub.begin_slice(o.out, notes, plan)
+        try: run_build(args, hub.clips_of_slice(plan, seen), count_bad=k == 1 or not plan.remote.tables)
         except BuildError:
-            of_none = seen['of'] and not seen['clips'] and not any(Path(o.out, str(k)).glob('*.tar'))
-            if not of_none: raise
+            if seen['clips'] or not seen['of'] or any(Path(o.out, str(k)).glob('*.tar')): raise
             print(f"none of {seen['of']:,} clips has its media in this slice", flush=True)
-        note_slice(o.out, notes, plan, seen)
-    if not o.keep_raw: delete_media(plan)
+        hub.note_slice(o.out, notes, plan, seen)
+    if not o.keep_raw: hub.delete_media(plan)
 
 
 def main(argv=None):
-    o, build = read_options(argv)
-    args = build()  # what is wrong with it is told before a download
     try:
-        notes = read_slices(o.out, dict(vars(args), name=o.name, slices=o.slices))
+        o, build = read_options(argv)
+        args = build()  # what is wrong with it is told before a download
+        notes = hub.read_slices(o.out, dict(vars(args), name=o.name, slices=o.slices))
         for k in range(1, o.slices+1): prepare_slice(o, k, notes, build)
         print(f"{notes['absent']:,} clips have their media in no slice", flush=True)
         return fvlm(['data', 'index', o.out]+['--tokenizer', args.tokenizer]*bool(args.tokenizer))
@@ -66,6 +56,5 @@ def main(argv=None):
         print(f"prepare: {' '.join(str(e).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt: return 130
-
 
 if __name__ == '__main__': sys.exit(main())
